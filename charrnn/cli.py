@@ -1,0 +1,383 @@
+"""The commands: parse, call, print. Whatever needs torch is imported inside them, so that --help stays quick."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from charrnn import __version__
+from charrnn.errors import CharrnnError, ConfigError
+
+if TYPE_CHECKING:
+    from charrnn.trained import TrainedModel
+    from charrnn.training.evaluation import Evaluation
+
+app = typer.Typer(
+    name="charrnn",
+    help="Train character-level recurrent language models, and let them write.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+corpora_app = typer.Typer(help="Texts to train on.", no_args_is_help=True)
+app.add_typer(corpora_app, name="corpora")
+
+_debug = False
+
+
+class Split(str, Enum):
+    """Parts of a corpus that `evaluate` can read."""
+
+    training = "training"
+    validation = "validation"
+    test = "test"
+
+
+class OnUnknown(str, Enum):
+    """What becomes of a prefix's characters that the model does not know."""
+
+    error = "error"
+    skip = "skip"
+    replace = "replace"
+
+
+class Level(str, Enum):
+    """What one step predicts."""
+
+    character = "character"
+    byte = "byte"
+
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="A YAML configuration.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="One option of the configuration; may be repeated."),
+]
+Texts = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[TEXT]...", help="Files, folders, globs, named corpora, or - for standard input."),
+]
+Model = Annotated[
+    Path | None,
+    typer.Argument(metavar="[RUN|CHECKPOINT]", help="A run's folder or a .safetensors file; else the newest run."),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
+
+
+def main() -> None:
+    """The entry point: runs a command, and turns what goes wrong into one message and an exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _die("interrupted", 130)
+    except BrokenPipeError:
+        # Whoever read our output has gone (`| head`). Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """Errors of ours become their message on stderr and their exit code; others too, unless --debug."""
+
+    @wraps(function)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except CharrnnError as error:
+            if _debug:
+                raise
+            _die(str(error), error.exit_code)
+        except BrokenPipeError:
+            raise
+        except (OSError, MemoryError, RecursionError) as error:
+            if _debug:
+                raise
+            _die(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+
+    return run
+
+
+def _die(message: str, code: int) -> NoReturn:
+    for line in message.splitlines():
+        typer.echo(f"charrnn: {line}", err=True)
+    sys.exit(code)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"charrnn {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    del version
+    global _debug
+    _debug = debug
+
+
+@app.command()
+@_command
+def train(
+    texts: Texts = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", "-b", metavar="BUDGET", help="90s, 5m, 2h, '30 epochs' or '20000 steps'.")
+    ] = None,
+    run: Annotated[Path | None, typer.Option(metavar="DIR", help="The run's folder; else a new one in runs/.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run DIR, or the newest.")] = False,
+    init_from: Annotated[
+        Path | None, typer.Option(metavar="CHECKPOINT", help="Start from another model's weights and vocabulary.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, measure, and stop.")] = False,
+) -> None:
+    """Train a model. Messages go to stderr; stdout gets the run's folder."""
+    if resume:
+        given = {"TEXT": texts, "--config": config, "--init-from": init_from, "--dry-run": dry_run}
+        _refuse_with_resume([name for name, value in given.items() if value])
+        from charrnn.training import loop
+        from charrnn.training.reporting import make_view
+
+        typer.echo(loop.resume(make_view(), run, settings or [], budget).folder)
+        return
+    from charrnn.config import load_config
+
+    base = _base_of(init_from) if init_from else None
+    flags = {"corpus.source": texts or None, "training.budget": budget}
+    resolved = load_config(config, settings or (), flags, base)
+    if base is not None and resolved.model != base.model:
+        raise ConfigError(f"the model section cannot differ from that of {init_from}, whose weights it starts from")
+    from charrnn.training import loop, planning
+    from charrnn.training.reporting import make_view
+
+    view = make_view()
+    if not dry_run:
+        typer.echo(loop.train(resolved, view, run, init_from).folder)
+        return
+    from charrnn.text.dataset import load_dataset
+    from charrnn.training import checkpoint
+
+    stored = checkpoint.load(init_from) if init_from else None
+    dataset = load_dataset(resolved.corpus, stored.vocabulary if stored else None)
+    for label, text in planning.dry_run(loop.begin(resolved, dataset, stored)):
+        view.say(label, text)
+
+
+def _refuse_with_resume(given: list[str]) -> None:
+    if given:
+        raise ConfigError(f"--resume goes on with a run as it is; it cannot be combined with {', '.join(given)}")
+
+
+def _base_of(init_from: Path) -> Any:
+    """The defaults, with the model section and the level of a checkpoint."""
+    from charrnn.config import Config, CorpusConfig
+    from charrnn.training import checkpoint
+
+    stored = checkpoint.load(init_from).config
+    return Config(model=stored.model, corpus=CorpusConfig(level=stored.corpus.level))
+
+
+@app.command()
+@_command
+def sample(
+    model: Model = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", "-p", help="What the text begins with.")] = None,
+    prefix_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Read the prefix from a UTF-8 file, or - for stdin.")
+    ] = None,
+    length: Annotated[int, typer.Option("--length", "-n", help="Characters to draw after the prefix.")] = 500,
+    temperature: Annotated[float, typer.Option("--temperature", "-t", help="Below 1 safer, above 1 wilder, 0 greedy.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Only the K most probable characters.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Only the most probable that sum to P.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Only those at least P times the most probable.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed, the same text; else a new one each time.")] = None,
+    samples: Annotated[int, typer.Option("--samples", "-N", help="How many texts, drawn as one batch.")] = 1,
+    separator: Annotated[str, typer.Option(help="Printed between several texts.")] = "\n\n-----\n\n",
+    on_unknown: Annotated[
+        OnUnknown, typer.Option(help="What becomes of a prefix's characters the model does not know.")
+    ] = OnUnknown.error,
+    device: Device = "cpu",
+) -> None:
+    """Print the prefix and what the model writes after it, and nothing else, on stdout."""
+    if prefix is not None and prefix_file is not None:
+        raise ConfigError("--prefix and --prefix-file: only one of them")
+    if samples < 1:
+        raise ConfigError(f"samples = {samples}: expected a whole number of 1 or more")
+    beginning = _read_prefix(prefix_file) if prefix_file is not None else prefix or ""
+    trained = _load(model, device)
+    from charrnn.sampling.choosing import Choosing
+
+    how = Choosing(temperature, top_k, top_p, min_p)
+    seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
+    with _stdout() as write:
+        if samples > 1:
+            for number, text in enumerate(trained.samples_bytes(samples, beginning, length, how, seed, on_unknown.value)):
+                write((separator.encode() if number else b"") + text)
+        else:
+            drawn = trained.stream_bytes(beginning, length, how, seed, on_unknown=on_unknown.value)
+            write(beginning.encode("utf-8", "surrogateescape"))
+            for piece in drawn:
+                write(piece)
+
+
+def _read_prefix(name: str) -> str:
+    """A prefix exactly as it stands in a UTF-8 file or on stdin: no newline is added or taken away."""
+    try:
+        raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return raw.decode("utf-8")
+    except OSError as error:
+        raise ConfigError(f"--prefix-file {name}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--prefix-file {name}: not UTF-8 at byte {error.start}") from None
+
+
+@contextmanager
+def _stdout() -> Iterator[Callable[[bytes], None]]:
+    """A writer of UTF-8 to stdout: harmless and at once on a terminal, raw and buffered into a pipe or file."""
+    if not sys.stdout.isatty():
+        yield lambda piece: void(sys.stdout.buffer.write(piece))
+        sys.stdout.buffer.flush()
+        return
+    import codecs
+
+    from charrnn.training.reporting import harmless
+
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def write(piece: bytes) -> None:
+        sys.stdout.write(harmless(decoder.decode(piece)))
+        sys.stdout.flush()
+
+    yield write
+    sys.stdout.write("\n")
+
+
+def void(_: object) -> None:
+    """Forget a value that a callback is not to return."""
+
+
+@app.command()
+@_command
+def evaluate(
+    model: Model = None,
+    split: Annotated[Split, typer.Option(help="Which part of the text the model was trained on.")] = Split.validation,
+    text: Annotated[str | None, typer.Option(metavar="FILE", help="Another text, whole; - for standard input.")] = None,
+    encoding: Annotated[str, typer.Option(help="Of --text.")] = "utf-8",
+    lanes: Annotated[
+        int, typer.Option(help="1 reads the text as one stream; more is faster and differs in the fifth digit.")
+    ] = 1,
+    device: Device = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """How well a model predicts a text: every character predicted once, in order, with the state carried."""
+    trained = _load(model, device)
+    if text is None:
+        found, what = trained.evaluate_split(split.value, lanes), split.value
+    else:
+        from charrnn.text import corpora
+
+        corpus = trained.config.corpus
+        other = corpora.load([text], level=corpus.level, encoding=encoding, newlines=corpus.newlines)
+        found, what = trained.evaluate(other.content, lanes), other.name
+    if as_json:
+        record = {**found.to_json(), "split" if text is None else "text": what, "checkpoint": str(trained.path)}
+        typer.echo(json.dumps(record))
+    else:
+        _print_evaluation(trained, found, what)
+
+
+def _print_evaluation(trained: "TrainedModel", found: "Evaluation", what: str) -> None:
+    typer.echo(f"{trained.path} on {what}, {found.characters:,} characters predicted")
+    rows = [
+        ("nats per character", found.nats_per_char, "ln of the perplexity"),
+        ("bits per character", found.bits_per_char, ""),
+        ("perplexity", found.perplexity, ""),
+        ("bits per byte", found.bits_per_byte, "of the text in UTF-8"),
+        ("  letter frequencies alone", found.unigram_nats_per_char, "nats per character of this text's unigrams"),
+        ("  knowing nothing", found.uniform_nats_per_char, "nats per character, ln V"),
+    ]
+    for name, value, meaning in rows:
+        typer.echo(f"{name:<28}{value:>9.4f}  {meaning}".rstrip())
+    if found.unknown:
+        typer.echo(f"{found.unknown:,} characters are unknown to the model, and are scored as one unknown character")
+
+
+@app.command(name="config")
+@_command
+def show_config(
+    config: ConfigFile = None,
+    settings: Settings = None,
+    schema: Annotated[bool, typer.Option("--schema", help="The JSON Schema of configurations, for editors.")] = False,
+) -> None:
+    """Print the resolved configuration as YAML, or what can be configured as a JSON Schema."""
+    from charrnn.config import Config, load_config
+
+    if schema:
+        typer.echo(json.dumps(Config.model_json_schema(), indent=2))
+    else:
+        typer.echo(load_config(config, settings or ()).to_yaml(), nl=False)
+
+
+@corpora_app.command("list")
+@_command
+def list_corpora() -> None:
+    """The named corpora: what they are, from where, under which licence."""
+    from charrnn.text import corpora
+
+    for corpus in corpora.KNOWN.values():
+        typer.echo(f"{corpus.name:<16}{corpus.description}")
+        if corpus.url:
+            typer.echo(f"{'':<16}{corpus.url}")
+        checked = "checked by a known SHA-256" if corpus.sha256 else "its SHA-256 is recorded on the first fetch"
+        typer.echo(f"{'':<16}{corpus.licence}{'; ' + checked if corpus.url else ''}")
+
+
+@corpora_app.command()
+@_command
+def fetch(name: Annotated[str, typer.Argument(help="A named corpus; see `charrnn corpora list`.")]) -> None:
+    """Download a named corpus into data/ if there is such a folder, else into your cache; print where it is."""
+    from charrnn.text import corpora
+
+    typer.echo(corpora.fetch(name, progress=sys.stderr.isatty()))
+
+
+@corpora_app.command()
+@_command
+def describe(
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="As for `charrnn train`.")],
+    encoding: Annotated[str, typer.Option(help="Of the files.")] = "utf-8",
+    level: Annotated[Level, typer.Option(help="Characters or bytes.")] = Level.character,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Count what is in a text: characters, lines, the rarest and the most common, the entropy."""
+    from charrnn.text import corpora
+
+    text = corpora.load(texts, level=level.value, encoding=encoding, newlines="normalise")
+    found = corpora.describe(text)
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    for note in text.notes:
+        typer.echo(note, err=True)
+    for key, value in found.items():
+        typer.echo(f"{key.replace('_', ' '):<32}{value}")
+
+
+def _load(model: Path | None, device: str) -> "TrainedModel":
+    from charrnn.trained import TrainedModel
+    from charrnn.training.placement import choose_device
+
+    return TrainedModel.load(model, str(choose_device(device)))

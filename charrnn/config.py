@@ -1,0 +1,467 @@
+"""Every option of charrnn: its type, unit, default and check, and how the four sources of options combine.
+
+Defaults < YAML file < `--set key=value` < dedicated flags. All problems are found before anything is reported, and
+each is named with its place, its value and what was expected. The models are frozen: a resolved configuration is a
+value, saved in the run and in every checkpoint.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from charrnn.errors import ConfigError
+
+LARGEST_FILE = 1_000_000
+"""Bytes of a YAML file above which it is taken for something else."""
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?\s*[smhd]\s*)+")
+_COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(epochs?|steps?)")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds meant by `90s`, `5m`, `1.5h` or `1h30m`. Raises ValueError for anything else, and for zero."""
+    compact = text.strip().lower()
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd])", compact) if _DURATION.fullmatch(compact) else []
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if seconds <= 0:
+        raise ValueError("a time such as 90s, 5m, 2h or 1h30m")
+    return seconds
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: `amount` in `unit`, which is seconds, epochs or steps."""
+
+    amount: float
+    unit: Literal["seconds", "epochs", "steps"]
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """Read `2m`, `30 epochs` or `20000 steps`. Raises ValueError that says what was expected."""
+        expected = "a time (90s, 5m, 2h), a number of epochs (30 epochs) or of steps (20000 steps), above zero"
+        counted = _COUNT.fullmatch(text.strip().lower())
+        if not counted:
+            try:
+                return cls(parse_duration(text), "seconds")
+            except ValueError:
+                raise ValueError(expected) from None
+        amount, unit = float(counted[1]), counted[2].rstrip("s") + "s"
+        if amount <= 0 or (unit == "steps" and amount != int(amount)):
+            raise ValueError(expected)
+        return cls(amount, "epochs" if unit == "epochs" else "steps")
+
+
+def _not_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number")
+    return value
+
+
+def _checked_by(parse: Callable[[str], object]) -> BeforeValidator:
+    def check(value: object) -> str:
+        parse(str(value))
+        return str(value)
+
+    return BeforeValidator(check)
+
+
+def _one_or_more_texts(value: object) -> object:
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) and text for text in texts):
+        raise ValueError("a named corpus, a file, a folder, a glob, - for standard input, or a list of these")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(_not_bool)]
+Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
+BudgetText = Annotated[str, _checked_by(Budget.parse)]
+DurationText = Annotated[str, _checked_by(parse_duration)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class CorpusConfig(_Section):
+    """The text, and which part of it is held out."""
+
+    source: Annotated[str | list[str], BeforeValidator(_one_or_more_texts)] = "python"
+    """A named corpus, a file, a folder, a glob, - for standard input, or a list of these."""
+    encoding: str = "utf-8"
+    """How the bytes of the files stand for characters."""
+    newlines: Literal["normalise", "keep"] = "normalise"
+    """normalise turns CRLF and CR into LF; keep leaves them."""
+    level: Literal["character", "byte"] = "character"
+    """What one step predicts: a code point, or a byte of the files as they are."""
+    min_count: Annotated[Integer, Field(ge=1)] = 1
+    """Characters rarer than this in the training text become the unknown character."""
+    validation: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    """The share of the text, after the training text, that is held out to choose the best checkpoint."""
+    test: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """The share of the text, at its end, that no training run looks at."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "CorpusConfig":
+        if self.validation + self.test >= 1:
+            raise ValueError("validation + test below 1, so that some text is left to train on")
+        return self
+
+    @property
+    def sources(self) -> list[str]:
+        """`source` as a list."""
+        return [self.source] if isinstance(self.source, str) else self.source
+
+
+class ModelConfig(_Section):
+    """The recurrent network: L = num_layers hidden layers of H = hidden_size units."""
+
+    cell: Literal["rnn", "gru", "lstm"] = "lstm"
+    """The hidden layers' kind."""
+    num_layers: Annotated[Integer, Field(ge=1, le=64)] = 1
+    """L, the number of hidden layers."""
+    hidden_size: Annotated[Integer, Field(ge=1, le=65536)] = 256
+    """H, the units of each hidden layer."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """phi of the book; cell rnn only."""
+    input: Literal["one-hot", "embedding"] = "one-hot"
+    """What layer 1 reads: one-hot rows, as in the book, or learned vectors of embedding_size."""
+    embedding_size: Annotated[Integer, Field(ge=1, le=65536)] | None = None
+    """Size of the learned vectors; with input embedding only."""
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Share of units dropped between layers and before the readout (Zaremba et al. 2014), never across time."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        if self.activation != "tanh" and self.cell != "rnn":
+            raise ValueError(f"activation tanh: cell {self.cell} has its own, only cell rnn takes another")
+        if (self.input == "embedding") != (self.embedding_size is not None):
+            raise ValueError("embedding_size together with input embedding, and only then")
+        return self
+
+
+class TrainingConfig(_Section):
+    """How the network is trained."""
+
+    budget: BudgetText = "2m"
+    """How long: a time (90s, 5m, 2h), or `30 epochs`, or `20000 steps`."""
+    batch_size: Annotated[Integer, Field(ge=1, le=1_000_000)] = 16
+    """B, the lanes of a minibatch."""
+    seq_length: Annotated[Integer, Field(ge=1, le=1_000_000)] = 64
+    """T, the steps of a window, through which the gradient flows back."""
+    partitioning: Literal["sequential", "random"] = "sequential"
+    """sequential carries the state from window to window; random shuffles windows and starts each from zero."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """adamw (Loshchilov and Hutter 2019), or sgd, plain stochastic gradient descent as in the book."""
+    learning_rate: Annotated[Number, Field(gt=0)] = 6e-3
+    """The highest learning rate."""
+    betas: tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]] = (0.9, 0.99)
+    """adamw's decay of the mean and of the mean square of gradients."""
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.01
+    """Decoupled decay of the matrices, per step and times the learning rate; biases are left alone."""
+    warmup: Annotated[Number, Field(ge=0, lt=1)] = 0.02
+    """Share of the budget in which the learning rate rises from zero."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the learning rate falls to final_learning_rate over the rest of the budget."""
+    final_learning_rate: Annotated[Number, Field(ge=0)] = 0.0
+    """Where the schedule ends."""
+    clip_norm: Annotated[Number, Field(gt=0)] | None = 1.0
+    """theta of the book: the gradient's largest global norm; null for no clipping."""
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    """Of the products; auto takes bfloat16 where the hardware has it and a trial shows it faster, else float32."""
+    engine: Literal["auto", "reference", "torch"] = "auto"
+    """What runs the layers: the readable equations, or PyTorch's own kernels."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes cuda where there is one."""
+    seed: Annotated[Integer, Field(ge=0, lt=2**63)] = 0
+    """Of the initial weights, the order of the windows, dropout and the samples on the way."""
+    evaluations: Annotated[Integer, Field(ge=1)] = 20
+    """How often to evaluate on the validation text, evenly spread; a time budget skips some that would be costly."""
+    samples: Annotated[Integer, Field(ge=0)] = 4
+    """How often to print a sample, evenly spread."""
+    sample_prefix: str = ""
+    """What the samples continue."""
+    sample_length: Annotated[Integer, Field(ge=1)] = 300
+    """Characters of a sample."""
+    checkpoint_every: DurationText = "60s"
+    """The longest time between two writings of last.safetensors; every evaluation writes it too."""
+    tensorboard: bool = False
+    """Also write the metrics as TensorBoard events into the run (needs the extra charrnn[tensorboard])."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "TrainingConfig":
+        if self.final_learning_rate > self.learning_rate:
+            raise ValueError("final_learning_rate at most learning_rate")
+        return self
+
+    @property
+    def checkpoint_seconds(self) -> float:
+        """`checkpoint_every` in seconds."""
+        return parse_duration(self.checkpoint_every)
+
+
+class Config(_Section):
+    """The whole configuration."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    def to_yaml(self) -> str:
+        """The configuration as YAML that `load_config` reads back to an equal one."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+RESUMABLE = frozenset(
+    f"training.{key}"
+    for key in ("budget", "device", "evaluations", "samples", "sample_prefix", "sample_length", "checkpoint_every")
+) | {"training.tensorboard"}
+"""Keys that a resumed run may change; every other one would make it a different run."""
+
+
+# ---- reading YAML with the place of every value
+
+Key = tuple[str, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that reads 1e-3 as a number and refuses aliases, which a configuration of this size never needs."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases (*name) are not supported", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+
+# YAML 1.1 asks for a dot and a signed exponent; 1e-3, 4E5 and 2.5e3 are numbers to everybody else.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+0123456789.")
+)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Nested values of a configuration, and for each key the place where it was said."""
+
+    values: dict[str, Any]
+    places: dict[Key, str]
+
+    def merged(self, other: "_Settings") -> "_Settings":
+        """These settings with the other's on top."""
+        return _Settings(_merge(self.values, other.values), {**self.places, **other.places})
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _nested(key: Key, value: object) -> dict[str, Any]:
+    for part in reversed(key):
+        value = {part: value}
+    assert isinstance(value, dict)
+    return value
+
+
+def _parse_yaml(text: str, name: str) -> _Settings:
+    """Values and places of a YAML document. Raises ConfigError with the line for what is not a plain mapping."""
+    places: dict[Key, str] = {}
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return _Settings({}, {})
+        if not isinstance(node, yaml.MappingNode):
+            raise ConfigError(f"{name}: expected sections corpus:, model: and training:, got {_short(text)}")
+        values = _construct(loader, node, (), name, places)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{name}:{mark.line + 1}" if mark else name
+        raise ConfigError(f"{place}: not valid YAML: {error.problem or error.context}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{name}: not valid YAML: {error}") from None
+    finally:
+        loader.dispose()
+    return _Settings(values, places)
+
+
+def _construct(loader: _Loader, node: yaml.MappingNode, above: Key, name: str, places: dict[Key, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        line = key_node.start_mark.line + 1
+        key = str(loader.construct_object(key_node, deep=True))
+        if key in values:
+            raise ConfigError(f"{name}:{line}: {'.'.join((*above, key))} is said twice")
+        places[(*above, key)] = f"{name}:{line}"
+        if isinstance(value_node, yaml.MappingNode):
+            values[key] = _construct(loader, value_node, (*above, key), name, places)
+        else:
+            values[key] = loader.construct_object(value_node, deep=True)
+    return values
+
+
+def _read_file(path: Path) -> _Settings:
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from None
+    if len(raw) > LARGEST_FILE:
+        raise ConfigError(f"{path}: {len(raw):,} bytes is too large for a configuration; is it the text to train on?")
+    try:
+        return _parse_yaml(raw.decode("utf-8-sig"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a YAML file: byte {error.start} is not valid UTF-8") from None
+
+
+# ---- `--set key=value` and flags
+
+_KEYS: tuple[Key, ...] = tuple(
+    (section, key)
+    for section, field in Config.model_fields.items()
+    for key in field.annotation.model_fields  # type: ignore[union-attr]
+)
+
+
+def _full_key(text: str) -> Key:
+    """The key meant by `model.hidden_size` or, as no two sections share a name, by `hidden_size`."""
+    key = tuple(text.split("."))
+    matches = [known for known in _KEYS if known[-len(key) :] == key]
+    return matches[0] if matches else key
+
+
+def _parse_setting(setting: str) -> _Settings:
+    key_text, equals, value_text = setting.partition("=")
+    if not equals or not key_text.strip():
+        raise ConfigError(f"--set {setting}: expected key=value, such as model.hidden_size=512")
+    key = _full_key(key_text.strip())
+    if len(key) == 1 and key[0] not in Config.model_fields:
+        raise ConfigError(f"--set {setting}: unknown key {key_text.strip()}{_nearest(key[0])}")
+    try:
+        value = yaml.load(value_text, Loader=_Loader)
+    except yaml.YAMLError:
+        value = value_text
+    return _Settings(_nested(key, value), {key: f"--set {key_text.strip()}"})
+
+
+# ---- from settings to a Config, or to one error that names every problem
+
+
+def load_config(
+    path: str | Path | None = None,
+    settings: Iterable[str] = (),
+    flags: Mapping[str, object] | None = None,
+    base: Config | None = None,
+) -> Config:
+    """Resolve the configuration.
+
+    path: a YAML file. settings: `key=value` texts of `--set`. flags: full dotted keys to values of dedicated flags,
+    None meaning not given. base: what stands in place of the defaults (a resumed run's own configuration).
+    Raises ConfigError that names every problem found, a line each.
+    """
+    merged = _Settings(base.model_dump() if base else {}, {})
+    if path is not None:
+        merged = merged.merged(_read_file(Path(path)))
+    for setting in settings:
+        merged = merged.merged(_parse_setting(setting))
+    for name, value in (flags or {}).items():
+        if value is not None:
+            key = tuple(name.split("."))
+            merged = merged.merged(_Settings(_nested(key, value), {key: f"--{key[-1].replace('_', '-')}"}))
+    return _validated(merged)
+
+
+def _validated(settings: _Settings) -> Config:
+    for section in Config.model_fields:  # `training:` with everything under it commented out
+        if settings.values.get(section, 0) is None:
+            del settings.values[section]
+    try:
+        return Config.model_validate(settings.values)
+    except ValidationError as error:
+        problems = dict.fromkeys(_explain(problem, settings.places) for problem in error.errors())
+        raise ConfigError("\n".join(problems)) from None
+
+
+def config_from_json(text: str) -> Config:
+    """The Config in a checkpoint's metadata. Raises ConfigError if it is not one."""
+    try:
+        return _validated(_Settings(dict(json.loads(text)), {}))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"not a configuration: {error}") from None
+
+
+def changed_keys(old: Config, new: Config) -> list[str]:
+    """The dotted keys whose values differ."""
+    before, after = old.model_dump(), new.model_dump()
+    return [f"{section}.{key}" for section, key in _KEYS if before[section][key] != after[section][key]]
+
+
+def _explain(problem: Any, places: Mapping[Key, str]) -> str:
+    """One line: place, key, value, what was expected, and the nearest name for a misspelt one."""
+    # Pydantic's location holds the members of unions and lists behind the key; ours are two names deep.
+    key = tuple(str(part) for part in problem["loc"][:2])
+    place = places.get(key) or places.get(key[:1])
+    prefix = f"{place}: " if place else ""
+    dotted = ".".join(key)
+    if problem["type"] == "extra_forbidden":
+        return f"{prefix}unknown key {dotted}{_nearest(key[-1], key[:-1])}"
+    value = problem["input"]
+    if isinstance(value, Mapping | BaseModel):
+        return f"{prefix}{dotted}: expected {_expected(problem)}"
+    return f"{prefix}{dotted} = {_short(value)}: expected {_expected(problem)}{_nearest_choice(problem)}"
+
+
+def _expected(problem: Any) -> str:
+    context = problem.get("ctx", {})
+    match problem["type"]:
+        case "literal_error":
+            return str(context["expected"])
+        case "value_error":
+            return str(context["error"])
+        case "int_type" | "int_parsing" | "int_from_float":
+            return "a whole number"
+        case "float_type" | "float_parsing" | "finite_number":
+            return "a number"
+        case "string_type":
+            return "a text"
+        case "bool_type" | "bool_parsing":
+            return "true or false"
+        case "model_type" | "model_attributes_type":
+            return "a section with keys"
+        case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
+            return "a number " + str(problem["msg"]).removeprefix("Input should be ")
+    return str(problem["msg"]).removeprefix("Input should be ")
+
+
+def _nearest(name: str, above: Key = ()) -> str:
+    known = [key for section, key in _KEYS if above in ((), (section,))] if above else ["corpus", "model", "training"]
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f" (did you mean {close[0]}?)"
+    elsewhere = [f"{section}.{key}" for section, key in _KEYS if key == name]
+    if not elsewhere:
+        elsewhere = [".".join(key) for key in _KEYS if difflib.get_close_matches(name, [key[1]], n=1, cutoff=0.8)]
+    return f" (did you mean {elsewhere[0]}?)" if elsewhere else f" (known: {', '.join(known)})"
+
+
+def _nearest_choice(problem: Any) -> str:
+    if problem["type"] != "literal_error" or not isinstance(problem["input"], str):
+        return ""
+    choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
+    close = difflib.get_close_matches(problem["input"].lower(), choices, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

@@ -1,0 +1,40 @@
+"""What can go wrong, as few kinds of exception as callers need to tell apart.
+
+Each message says where, what came, what was wanted and what to do. The command line prints it without a
+traceback and leaves with the kind's `exit_code`.
+"""
+
+
+class CharrnnError(Exception):
+    """Any error that charrnn raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(CharrnnError):
+    """A configuration, an option or a combination of them that cannot work."""
+
+    exit_code = 2
+
+
+class TextError(CharrnnError):
+    """A text that cannot be read, decoded, encoded or cut into minibatches."""
+
+
+class CheckpointError(CharrnnError):
+    """A checkpoint or run that is missing, damaged or of another kind."""
+
+
+class TrainingError(CharrnnError):
+    """A training run that cannot go on, as when its loss is no longer finite."""
+
+
+class Interrupted(CharrnnError):
+    """A training run stopped from outside by a signal, after saving.
+
+    `exit_code` is 128 + the signal's number, as a shell reports it: 130 for Ctrl-C, 143 for SIGTERM.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

@@ -1,0 +1,1 @@
+"""Minibatches to logits: the cells as equations, the network, and the engines that run it."""

@@ -1,0 +1,101 @@
+"""One signature for the whole stack of hidden layers, several engines behind it.
+
+    run(x, state, layers, cell, dropout) -> (H_TBH, state)
+
+x is either ids_TB (integers), standing for one-hot rows, or X_TBD (floating point). `state` holds the cell's tensors,
+each (L, B, H). `dropout` is the probability with which the inputs of layers 2 to L are dropped. Every engine agrees
+with `reference` in values and gradients.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from charrnn.model.cells import Cell, State, Weights
+
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a network is run: by which engine, and in which precision its products are."""
+
+    engine: str = "torch"
+    dtype: torch.dtype = torch.float32
+
+
+Engine = Callable[[Tensor, State, Sequence[Weights], Cell, float], tuple[Tensor, State]]
+
+
+def one_hot(ids_TB: Tensor, vocabulary_size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Turn (T, B) ids into (T, B, V) rows that hold a single 1."""
+    rows_TBV = torch.zeros(*ids_TB.shape, vocabulary_size, dtype=dtype, device=ids_TB.device)
+    return rows_TBV.scatter_(-1, ids_TB.unsqueeze(-1), 1)
+
+
+def reference(
+    x: Tensor, state: State, layers: Sequence[Weights], cell: Cell, dropout: float = 0.0
+) -> tuple[Tensor, State]:
+    """The book's recurrence as written in cells.py, step by step and layer by layer, under autograd."""
+    H_TBH = _dense(x, layers[0])  # H^(0) = X
+    finals = []
+    for l, weights in enumerate(layers):
+        H_TBH = _dropped(H_TBH, dropout, l)
+        state_l = tuple(tensor_LBH[l] for tensor_LBH in state)
+        outputs = []
+        for X_BD in H_TBH:
+            state_l = cell.step(X_BD, state_l, weights)
+            outputs.append(state_l[0])
+        H_TBH = torch.stack(outputs)
+        finals.append(state_l)
+    return H_TBH, tuple(torch.stack(tensors) for tensors in zip(*finals, strict=True))
+
+
+def with_torch(
+    x: Tensor, state: State, layers: Sequence[Weights], cell: Cell, dropout: float = 0.0
+) -> tuple[Tensor, State]:
+    """PyTorch's own kernels: oneDNN for the LSTM on a CPU, cuDNN on a GPU.
+
+    With dropout the layers are called one by one: the masks are then drawn in the same order as in `reference`, and
+    the kernels' own dropout, whose gradients were wrong on MPS, is never used. Without it one call lets cuDNN
+    overlap the layers.
+    """
+    H_TBH = _dense(x, layers[0])
+    if not dropout:
+        return _call(H_TBH, state, layers, cell)
+    finals = []
+    for l, weights in enumerate(layers):
+        H_TBH = _dropped(H_TBH, dropout, l)
+        H_TBH, state_l = _call(H_TBH, tuple(tensor[l : l + 1] for tensor in state), [weights], cell)
+        finals.append(state_l)
+    return H_TBH, tuple(torch.cat(tensors) for tensors in zip(*finals, strict=True))
+
+
+def _call(x_TBD: Tensor, state: State, layers: Sequence[Weights], cell: Cell) -> tuple[Tensor, State]:
+    flat = [tensor for weights in layers for tensor in weights]
+    train = torch.is_grad_enabled()
+    # biases, number of layers, dropout, train (keep what the backward needs), bidirectional, batch first
+    arguments = (flat, True, len(layers), 0.0, train, False, False)
+    if cell.name == "lstm":
+        H_TBH, *final = torch.lstm(x_TBD, state, *arguments)
+        return H_TBH, tuple(final)
+    function = {"gru": torch.gru, "tanh": torch.rnn_tanh, "relu": torch.rnn_relu}[
+        "gru" if cell.name == "gru" else cell.activation
+    ]
+    H_TBH, final_LBH = function(x_TBD, state[0], *arguments)
+    return H_TBH, (final_LBH,)
+
+
+def _dense(x: Tensor, first: Weights) -> Tensor:
+    if x.is_floating_point():
+        return x
+    return one_hot(x, first.weight_ih.shape[1], first.weight_ih.dtype)
+
+
+def _dropped(H_TBH: Tensor, dropout: float, layer: int) -> Tensor:
+    return functional.dropout(H_TBH, dropout) if dropout and layer else H_TBH
+
+
+ENGINES: dict[str, Engine] = {"reference": reference, "torch": with_torch}

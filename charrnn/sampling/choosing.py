@@ -1,0 +1,76 @@
+"""From logits to one id a lane: temperature, top-k, top-p, min-p, then one uniform number decides."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from charrnn.errors import ConfigError
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Choosing:
+    """How the next character is chosen. The parts apply in the order they stand here."""
+
+    temperature: float = 1.0
+    """Logits are divided by it; 0 takes the most probable character (the first of equals)."""
+    top_k: int | None = None
+    """Only the k most probable characters (Fan et al. 2018)."""
+    top_p: float | None = None
+    """Only the fewest most probable characters whose probabilities sum to p (Holtzman et al. 2020)."""
+    min_p: float | None = None
+    """Only characters at least min_p times as probable as the most probable (Nguyen et al. 2024)."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for values outside their range."""
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ConfigError(f"temperature = {self.temperature}: expected a number of 0 (greedy) or more")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top-k = {self.top_k}: expected a whole number of 1 or more")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top-p = {self.top_p}: expected a number above 0, up to 1")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ConfigError(f"min-p = {self.min_p}: expected a number from 0 to 1")
+
+
+def choose(logits_BV: npt.NDArray[Any], uniforms_B: Floats, how: Choosing) -> npt.NDArray[np.int64]:
+    """(B,) ids: each lane's uniform number in [0, 1) looked up in the cumulative probabilities, in id order.
+
+    A character whose logit is -inf is never chosen.
+    """
+    if how.temperature == 0:
+        return logits_BV.argmax(axis=1)
+    probabilities_BV = _softmax(logits_BV.astype(np.float64) / how.temperature)
+    if how.top_k is not None or how.top_p is not None:
+        probabilities_BV = _keep_most_probable(probabilities_BV, how.top_k, how.top_p)
+    if how.min_p is not None:
+        largest_B1 = probabilities_BV.max(axis=1, keepdims=True)
+        probabilities_BV = np.where(probabilities_BV >= how.min_p * largest_B1, probabilities_BV, 0.0)
+    cumulative_BV = probabilities_BV.cumsum(axis=1)
+    thresholds_B1 = uniforms_B[:, None] * cumulative_BV[:, -1:]
+    # The first id whose cumulative probability exceeds the threshold, which is below the total.
+    return (cumulative_BV > thresholds_B1).argmax(axis=1)
+
+
+def _softmax(logits_BV: Floats) -> Floats:
+    exponentials_BV: Floats = np.exp(logits_BV - logits_BV.max(axis=1, keepdims=True))
+    return exponentials_BV / exponentials_BV.sum(axis=1, keepdims=True)
+
+
+def _keep_most_probable(probabilities_BV: Floats, top_k: int | None, top_p: float | None) -> Floats:
+    """Zero all but the leading characters by top-k, then by top-p of what top-k left, renormalised."""
+    order_BV = np.argsort(-probabilities_BV, axis=1, kind="stable")
+    sorted_BV = np.take_along_axis(probabilities_BV, order_BV, axis=1)
+    if top_k is not None:
+        sorted_BV[:, top_k:] = 0.0
+    if top_p is not None:
+        before_BV = sorted_BV.cumsum(axis=1) - sorted_BV
+        total_B1 = sorted_BV.sum(axis=1, keepdims=True)
+        sorted_BV[before_BV >= top_p * total_B1] = 0.0
+    kept_BV = np.zeros_like(probabilities_BV)
+    np.put_along_axis(kept_BV, order_BV, sorted_BV, axis=1)
+    return kept_BV

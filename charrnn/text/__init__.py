@@ -1,0 +1,1 @@
+"""Text to minibatches: corpora, reading, vocabulary, splits, windows."""

@@ -1,0 +1,86 @@
+"""From the configuration's text to encoded splits: read, cut, count the vocabulary on the training part, encode."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from charrnn.config import CorpusConfig
+from charrnn.errors import TextError
+from charrnn.text import corpora
+from charrnn.text.reading import Text
+from charrnn.text.vocabulary import UNKNOWN, Ids, Vocabulary
+
+SplitName = Literal["training", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The three contiguous parts of one text as ids, in the order they stand in it, and their vocabulary."""
+
+    name: str
+    vocabulary: Vocabulary
+    training: Ids
+    validation: Ids
+    test: Ids
+    fingerprint: str
+    """SHA-256 of the whole text in UTF-8 (its bytes at level "byte"), by which a resumed run knows it again."""
+    notes: tuple[str, ...]
+
+    def split(self, name: SplitName) -> Ids:
+        """The ids of a split. Raises TextError if the configuration left it empty."""
+        ids: Ids = getattr(self, name)
+        if len(ids) < 2:
+            raise TextError(
+                f"the {name} split of {self.name} has {len(ids)} characters, too few to predict one from another; "
+                f"corpus.validation and corpus.test set the shares"
+            )
+        return ids
+
+
+def split_bounds(length: int, validation: float, test: float) -> tuple[int, int]:
+    """Where training ends and validation ends: training is the first part, rounded down, test the last."""
+    return int(length * (1 - validation - test)), int(length * (1 - test))
+
+
+def load_dataset(config: CorpusConfig, vocabulary: Vocabulary | None = None) -> Dataset:
+    """Read and encode the corpus. `vocabulary` is a checkpoint's, where training goes on from one."""
+    text = corpora.load(
+        config.sources, level=config.level, encoding=config.encoding, newlines=config.newlines
+    )
+    return encode_text(text, config, vocabulary)
+
+
+def encode_text(text: Text, config: CorpusConfig, vocabulary: Vocabulary | None = None) -> Dataset:
+    """Cut a text into its splits and encode them.
+
+    The vocabulary is counted on the training part alone, so the held-out text has no say in it; its characters that
+    the training part lacks become the unknown character, and are scored as such.
+    """
+    content = text.content
+    train_end, validation_end = split_bounds(len(content), config.validation, config.test)
+    vocabulary = vocabulary or Vocabulary.of(content[:train_end], config.min_count)
+    ids = vocabulary.encode(content, on_unknown="replace", what=text.name)
+    raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    return Dataset(
+        name=text.name,
+        vocabulary=vocabulary,
+        training=ids[:train_end],
+        validation=ids[train_end:validation_end],
+        test=ids[validation_end:],
+        fingerprint=hashlib.sha256(raw).hexdigest(),
+        notes=(*text.notes, *_unknown_notes(ids, train_end, vocabulary)),
+    )
+
+
+def _unknown_notes(ids: Ids, train_end: int, vocabulary: Vocabulary) -> list[str]:
+    if vocabulary.level == "byte":
+        return []
+    counts = {
+        "training": int((ids[:train_end] == UNKNOWN).sum()),
+        "held-out": int((ids[train_end:] == UNKNOWN).sum()),
+    }
+    return [
+        f"{count:,} characters of the {part} text are outside the vocabulary and read as the unknown character"
+        for part, count in counts.items()
+        if count
+    ]

@@ -1,0 +1,159 @@
+"""A trained model as one object, for Python and for the commands that take a checkpoint."""
+
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from charrnn.config import Config
+from charrnn.errors import ConfigError, TextError
+from charrnn.model.network import CharRNN
+from charrnn.sampling.choosing import Choosing
+from charrnn.sampling.generation import generate
+from charrnn.text.dataset import SplitName, load_dataset
+from charrnn.text.vocabulary import Ids, OnUnknown, Vocabulary
+from charrnn.training import checkpoint
+from charrnn.training.evaluation import Evaluation, evaluate
+from charrnn.training.runs import find_checkpoint
+
+__all__ = ["TrainedModel"]
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A network in evaluation mode with its vocabulary and where it came from. `charrnn.load` makes one."""
+
+    path: Path
+    network: CharRNN
+    vocabulary: Vocabulary
+    config: Config
+    metrics: dict[str, Any]
+    """Step, epoch, seconds and losses when the checkpoint was written."""
+    corpus: dict[str, Any]
+    """Name, length and fingerprint of the text it was trained on."""
+
+    @classmethod
+    def load(cls, path: Path | None = None, device: str = "cpu") -> "TrainedModel":
+        """The model of a run's folder, a checkpoint file, or of the newest run. Raises CheckpointError."""
+        found = find_checkpoint(path)
+        stored = checkpoint.load(found)
+        network = stored.network(device).eval().requires_grad_(False)
+        return cls(found, network, stored.vocabulary, stored.config, stored.metrics, stored.corpus)
+
+    def sample(
+        self,
+        prefix: str = "",
+        length: int = 500,
+        temperature: float = 1.0,
+        seed: int = 0,
+        *,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        on_unknown: OnUnknown = "error",
+    ) -> str:
+        """The prefix and `length` characters (bytes, at level "byte") that follow it; the same seed, the same text.
+
+        temperature 0 is greedy. on_unknown: what becomes of a character of the prefix that the model does not know.
+        Raises TextError for such a character, ConfigError for options out of range.
+        """
+        how = Choosing(temperature, top_k, top_p, min_p)
+        return prefix + "".join(self.stream(prefix, length, how, seed, on_unknown=on_unknown))
+
+    def samples(
+        self,
+        count: int,
+        prefix: str = "",
+        length: int = 500,
+        how: Choosing | None = None,
+        seed: int = 0,
+        on_unknown: OnUnknown = "error",
+    ) -> list[str]:
+        """`count` texts drawn as one batch, each the prefix and what follows; the first is what `sample` gives."""
+        columns = self._columns(count, prefix, length, how, seed, on_unknown)
+        return [prefix + self.vocabulary.decode(column) for column in columns]
+
+    def samples_bytes(
+        self, count: int, prefix: str, length: int, how: Choosing | None, seed: int, on_unknown: OnUnknown = "error"
+    ) -> list[bytes]:
+        """The same in UTF-8, or at level "byte" the very bytes drawn."""
+        columns = self._columns(count, prefix, length, how, seed, on_unknown)
+        beginning = prefix.encode("utf-8", "surrogateescape")
+        return [beginning + self.vocabulary.decode_bytes(column) for column in columns]
+
+    def stream(
+        self,
+        prefix: str = "",
+        length: int = 500,
+        how: Choosing | None = None,
+        seed: int = 0,
+        on_unknown: OnUnknown = "error",
+    ) -> Iterator[str]:
+        """What follows the prefix, piece by piece as it is drawn. Joined, it is what `sample` gives after the prefix."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for piece in self.stream_bytes(prefix, length, how, seed, on_unknown):
+            yield decoder.decode(piece)
+        yield decoder.decode(b"", final=True)
+
+    def stream_bytes(
+        self, prefix: str, length: int, how: Choosing | None, seed: int, on_unknown: OnUnknown = "error"
+    ) -> Iterator[bytes]:
+        """The same in UTF-8, or at level "byte" the very bytes drawn. Options are checked at once."""
+        drawn = self.ids(prefix, length, how, seed, on_unknown=on_unknown)
+        return (self.vocabulary.decode_bytes(ids) for ids in drawn)
+
+    def _columns(
+        self, count: int, prefix: str, length: int, how: Choosing | None, seed: int, on_unknown: OnUnknown
+    ) -> Ids:
+        if count < 1:
+            raise ConfigError(f"samples = {count}: expected a whole number of 1 or more")
+        drawn = list(self.ids(prefix, length, how, seed, range(count), on_unknown))
+        return np.stack(drawn, axis=1).astype(self.vocabulary.dtype) if drawn else np.zeros((count, 0), np.uint8)
+
+    def ids(
+        self,
+        prefix: str | bytes,
+        length: int,
+        how: Choosing | None = None,
+        seed: int = 0,
+        lanes: "range | list[int]" = range(1),
+        on_unknown: OnUnknown = "error",
+    ) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+        """(B,) ids, `length` times: the drawn characters of all lanes, as numbers."""
+        if length < 0:
+            raise ConfigError(f"length = {length}: expected a whole number of 0 or more")
+        if not 0 <= seed < 2**63:
+            raise ConfigError(f"seed = {seed}: expected a whole number from 0 to 2**63 - 1")
+        prompt = self.vocabulary.encode(prefix, on_unknown, what="prefix")
+        return generate(self.network, self.vocabulary, prompt, length, how, seed, lanes)
+
+    def evaluate(self, text: str | bytes, lanes: int = 1) -> Evaluation:
+        """How well the model predicts a text of at least two characters: see `charrnn.training.evaluation`.
+
+        Characters it does not know are read and scored as the unknown character, and counted.
+        """
+        return self.evaluate_ids(self.vocabulary.encode(text, on_unknown="replace"), lanes)
+
+    def evaluate_split(self, split: SplitName, lanes: int = 1) -> Evaluation:
+        """The same for a split of the text the model was trained on, read again from where it was.
+
+        Raises TextError if that text is gone or is no longer the same.
+        """
+        dataset = load_dataset(self.config.corpus, self.vocabulary)
+        if dataset.fingerprint != self.corpus.get("sha256"):
+            raise TextError(
+                f"{dataset.name} is not the text that {self.path} was trained on (its SHA-256 differs), so its "
+                f"{split} split would not be held out; --text FILE evaluates any text"
+            )
+        return self.evaluate_ids(dataset.split(split), lanes)
+
+    def evaluate_ids(self, ids: Ids, lanes: int = 1) -> Evaluation:
+        """The same for encoded text."""
+        if len(ids) < 2:
+            raise TextError(f"a text of {len(ids)} characters: at least 2 are needed to predict one from another")
+        if lanes < 1:
+            raise ConfigError(f"lanes = {lanes}: expected a whole number of 1 or more")
+        return evaluate(self.network, self.vocabulary, ids, lanes=min(lanes, len(ids) - 1))

@@ -1,0 +1,1 @@
+"""Logits to a trained model: the loop, optimization, evaluation, checkpoints, reports."""

@@ -1,0 +1,258 @@
+"""Training, from a configuration to a finished run."""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import torch
+
+from charrnn.config import RESUMABLE, Config, changed_keys, load_config
+from charrnn.errors import CheckpointError, ConfigError, Interrupted
+from charrnn.model.engines import Execution
+from charrnn.model.network import CharRNN
+from charrnn.sampling.generation import generate
+from charrnn.text.dataset import Dataset, load_dataset
+from charrnn.text.minibatches import Shape, fitting_shape
+from charrnn.training import checkpoint, planning
+from charrnn.training.checkpoint import Checkpoint
+from charrnn.training.evaluation import Evaluation, evaluate, quick_lanes
+from charrnn.training.placement import Placement, choose_device, place
+from charrnn.training.reporting import Reporter, View
+from charrnn.training.runs import Run
+from charrnn.training.session import Session
+
+_REPORTS = 500
+"""Training reports in metrics.jsonl over a whole budget."""
+
+_EVALUATION_SHARE = 0.05
+"""Of a time budget, what evaluations may take before some are skipped."""
+
+
+@dataclass
+class Training:
+    """A session, where it is kept and told of, and the time spent on looking rather than learning."""
+
+    session: Session
+    run: Run
+    reporter: Reporter
+    signals: "Signals"
+    evaluation_seconds: float = 0.0
+    saved_at: float = field(default_factory=time.perf_counter)
+    last_evaluation: Evaluation | None = None
+
+    def loop(self) -> None:
+        """Steps until the budget is spent; at evenly spread points of it report, evaluate, sample; save; stop if told to."""
+        session, training = self.session, self.session.config.training
+        progress = session.progress()
+        while progress < 1:
+            session.step(session.progress())
+            before, progress = progress, session.progress()
+            self.reporter.view.update(progress, None)
+            if _passed(before, progress, _REPORTS):
+                self.reporter.training(progress, session.report())
+            if _passed(before, progress, training.evaluations) and self._worth_evaluating(progress):
+                self.evaluate(progress)
+            if _passed(before, progress, training.samples):
+                self.reporter.sample(session.step_count, self.sample())
+            if time.perf_counter() - self.saved_at > session.config.training.checkpoint_seconds:
+                self.save()
+            if self.signals.caught is not None:
+                self.stop(self.signals.caught)
+
+    def evaluate(self, progress: float) -> None:
+        """Evaluate on the validation text; keep the model if it is the best so far; save."""
+        session, started = self.session, time.perf_counter()
+        ids = session.dataset.validation
+        vocabulary, execution = session.dataset.vocabulary, session.placement.execution
+        found = evaluate(session.network, vocabulary, ids, execution, quick_lanes(len(ids)))
+        is_best = found.nats_per_char < session.best_nats_per_char
+        session.latest["validation"] = found.to_json()
+        if is_best:
+            session.best_nats_per_char = found.nats_per_char
+            checkpoint.save(self.run.best, session.model_checkpoint())
+        self.last_evaluation = found
+        self.reporter.evaluated(session.step_count, progress, found, is_best)
+        self.save()
+        self.evaluation_seconds += time.perf_counter() - started
+
+    def sample(self) -> str:
+        """What the model writes after the configured prefix."""
+        session, training = self.session, self.session.config.training
+        vocabulary = session.dataset.vocabulary
+        prefix = vocabulary.encode(training.sample_prefix, what="training.sample_prefix")
+        drawn = generate(session.network, vocabulary, prefix, training.sample_length, seed=training.seed)
+        return training.sample_prefix + vocabulary.decode([int(ids[0]) for ids in drawn])
+
+    def save(self) -> None:
+        """Write last.safetensors."""
+        checkpoint.save(self.run.last, self.session.full_checkpoint(self.reporter.written()))
+        self.saved_at = time.perf_counter()
+
+    def stop(self, signal_number: int) -> None:
+        """Save and leave, told to by a signal."""
+        self.save()
+        name = signal.Signals(signal_number).name
+        self.reporter.event("stopped", f"{name} at step {self.session.step_count:,}; saved {self.run.last}", signal=name)
+        raise Interrupted(f"go on with: charrnn train --resume --run {self.run.folder}", signal_number)
+
+    def _worth_evaluating(self, progress: float) -> bool:
+        if len(self.session.dataset.validation) < 2:
+            return False
+        cheap = self.evaluation_seconds <= _EVALUATION_SHARE * self.session.seconds
+        return progress >= 1 or self.session.budget.unit != "seconds" or cheap
+
+
+def train(
+    config: Config, view: View, folder: Path | None = None, init_from: Path | None = None
+) -> Run:
+    """Train a new network from a configuration, or from another checkpoint's weights; returns the finished run.
+
+    Raises Interrupted after SIGINT or SIGTERM, once everything is saved.
+    """
+    start = checkpoint.load(init_from) if init_from else None
+    dataset = load_dataset(config.corpus, start.vocabulary if start else None)
+    session = begin(config, dataset, start)
+    run = Run.new(folder, dataset.name)
+    run.config.write_text(config.to_yaml(), encoding="utf-8")
+    reporter = Reporter(run, view)
+    reporter.open(tensorboard=config.training.tensorboard)
+    reporter.event("start", f"{run.folder}", config=config.model_dump(mode="json"))
+    return _run(session, run, reporter)
+
+
+def resume(view: View, folder: Path | None, settings: list[str], budget: str | None) -> Run:
+    """Go on with a run where its last checkpoint stands; returns the finished run.
+
+    settings and budget may change what does not make it another run. Raises ConfigError that names any other change,
+    CheckpointError if the run or its text is not there any more.
+    """
+    run = Run.existing(folder)
+    stored = checkpoint.load(run.last, with_training=True)
+    config = load_config(settings=settings, flags={"training.budget": budget}, base=stored.config)
+    refused = [key for key in changed_keys(stored.config, config) if key not in RESUMABLE]
+    if refused:
+        raise ConfigError(
+            f"{', '.join(refused)}: cannot change in a resumed run; those that can are {', '.join(sorted(RESUMABLE))}"
+        )
+    dataset = load_dataset(config.corpus, stored.vocabulary)
+    if dataset.fingerprint != stored.corpus.get("sha256"):
+        raise CheckpointError(
+            f"{dataset.name} is no longer the text that {run.folder} was trained on (its SHA-256 differs); "
+            f"--init-from {run.last} starts a new run from these weights"
+        )
+    placement = _stored_placement(stored, choose_device(config.training.device))
+    session = begin(config, dataset, stored, placement)
+    session.restore(stored)
+    reporter = Reporter(run, view)
+    reporter.open(stored.progress["written"], config.training.tensorboard)
+    reporter.event("resume", _resumed(session, stored, run), step=session.step_count)
+    return _run(session, run, reporter)
+
+
+def begin(
+    config: Config, dataset: Dataset, stored: Checkpoint | None = None, placement: Placement | None = None
+) -> Session:
+    """A session at its start: the network made (or taken from a checkpoint), seeded and placed."""
+    torch.manual_seed(config.training.seed)
+    device = choose_device(config.training.device)
+    if config.training.sample_prefix and config.training.samples:
+        dataset.vocabulary.encode(config.training.sample_prefix, what="training.sample_prefix")
+    if stored:
+        network = stored.network()
+    else:
+        network = CharRNN(config.model, dataset.vocabulary.size).initialise(config.training.seed)
+    if config.training.precision == "float64":
+        network.double()
+    network.to(device)
+    wanted = Shape(config.training.batch_size, config.training.seq_length)
+    shape = fitting_shape(len(dataset.split("training")) - 1, wanted)
+    return Session(config, dataset, network, placement or place(network, config.training, shape))
+
+
+def _stored_placement(stored: Checkpoint, device: torch.device) -> Placement | None:
+    """A resumed run's own engine and precision, if it is on the same kind of device: a new trial might differ."""
+    before = stored.progress.get("placement", {})
+    if before.get("device") != device.type:
+        return None
+    execution = Execution(before["engine"], getattr(torch, before["dtype"]))
+    return Placement(device, execution, "as before")
+
+
+def _resumed(session: Session, stored: Checkpoint, run: Run) -> str:
+    text = f"{run.folder} at step {session.step_count:,}, {session.progress():.0%} of {session.config.training.budget}"
+    before = stored.progress.get("placement", {}).get("device")
+    if before != session.placement.device.type:
+        text += f"; it was on {before} before, so it goes on, but no longer bit for bit as it would have"
+    if session.config.training.budget != stored.config.training.budget:
+        text += f" (before: {stored.config.training.budget}); the learning rate now follows the new budget"
+    if session.progress() >= 1:
+        text += "; it is finished, and --budget with a larger one extends it"
+    return text
+
+
+def _run(session: Session, run: Run, reporter: Reporter) -> Run:
+    session.network.train()
+    try:
+        for label, text in planning.headline(session):
+            reporter.say(label, text)
+        with _caught_signals() as signals:
+            training = Training(session, run, reporter, signals)
+            training.loop()
+            training.save()
+        _closing_words(training)
+    finally:
+        reporter.close()
+    return run
+
+
+def _closing_words(training: Training) -> None:
+    session, run, say = training.session, training.run, training.reporter.say
+    found = training.last_evaluation
+    if found is not None:
+        say(
+            "validation",
+            f"best {session.best_nats_per_char:.4f} nats/char; the text's letter frequencies alone give "
+            f"{found.unigram_nats_per_char:.3f}, knowing nothing {found.uniform_nats_per_char:.3f}",
+        )
+    kept = run.best if run.best.exists() else run.last
+    say("finished", f"{session.step_count:,} steps, {session.epochs:.2f} epochs in {session.seconds:,.0f} s; model in {kept}")
+    say("next", f'charrnn sample {run.folder} --prefix "..."')
+    say("", f"charrnn evaluate {run.folder}")
+
+
+def _passed(before: float, after: float, points: int) -> bool:
+    """Whether one of `points` evenly spread points of the budget, the last at its end, lies in (before, after]."""
+    return int(before * points) < int(min(after, 1.0) * points)
+
+
+class Signals:
+    """The number of the signal that asked to stop, once one has."""
+
+    def __init__(self) -> None:
+        self.caught: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Note the first; the next one of its kind acts at once."""
+        self.caught = number
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        print("\nstopping after this step; once more leaves at once", file=sys.stderr)
+
+
+@contextmanager
+def _caught_signals() -> Iterator[Signals]:
+    """SIGINT and SIGTERM set a flag in place of stopping the process, so that a step is never left half done."""
+    signals = Signals()
+    try:
+        before = {number: signal.signal(number, signals) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: signals are its business
+        before = {}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,53 @@
+"""How the weights move: the optimizer, the learning rate's schedule, clipping."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from charrnn.config import TrainingConfig
+
+
+def make_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """The configured optimizer over the network's parameters; weight decay on matrices only, never on biases.
+
+    fused: one kernel for all parameters, on CPU and CUDA.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    fused = parameters[0].device.type in ("cpu", "cuda")
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.learning_rate, fused=fused)
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=fused)
+
+
+def learning_rate_at(progress: float, config: TrainingConfig) -> float:
+    """The learning rate when `progress` (0 to 1) of the budget is spent.
+
+    A linear rise over `warmup`, then the schedule from learning_rate to final_learning_rate, so it always ends where
+    it should, whatever the budget's unit. The cosine is Loshchilov and Hutter's (2017), without restarts.
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    if progress < config.warmup:
+        return config.learning_rate * progress / config.warmup
+    after = (progress - config.warmup) / (1 - config.warmup)
+    share = {"cosine": 0.5 * (1 + math.cos(math.pi * after)), "linear": 1 - after, "constant": 1.0}[config.schedule]
+    return config.final_learning_rate + share * (config.learning_rate - config.final_learning_rate)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Change the learning rate and nothing else: the moments stay."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def clip_gradient(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Tensor:
+    """g <- min(1, theta / ||g||) g over all parameters together (9.5.3). Returns ||g|| before clipping.
+
+    clip_norm: theta; None only measures.
+    """
+    return nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)

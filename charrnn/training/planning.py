@@ -1,0 +1,128 @@
+"""What a run will do, said before it does it: for the head of every run, and at length for --dry-run."""
+
+import time
+from typing import Any
+
+import torch
+
+from charrnn.model.network import CharRNN
+from charrnn.training.session import Session
+
+_MEASURED_SECONDS = 2.0
+_MEASURED_STEPS = 20
+
+
+def headline(session: Session) -> list[tuple[str, str]]:
+    """The run in a few (label, text) lines."""
+    return [
+        *(("note", note) for note in session.dataset.notes),
+        ("corpus", _corpus(session)),
+        ("model", _model(session)),
+        ("training", _training(session)),
+        ("hardware", _hardware(session)),
+    ]
+
+
+def dry_run(session: Session) -> list[tuple[str, str]]:
+    """The headline, and details: parameters by layer, windows, memory, and the speed of a few real steps."""
+    speed = _measured_speed(session)
+    targets = len(session.dataset.training) - 1
+    return [
+        *headline(session),
+        *(("parameters", text) for text in _parameters(session.network)),
+        ("windows", f"{session.minibatches.windows_in(0):,} in the first epoch, of {targets:,} characters to predict"),
+        ("memory", f"about {_memory(session) / 2**20:,.0f} MiB beside PyTorch's own"),
+        ("speed", f"{speed:,.0f} characters per second over a few steps"),
+        ("expected", _expected(session, speed, targets)),
+    ]
+
+
+def _corpus(session: Session) -> str:
+    data = session.dataset
+    parts = [("training", data.training), ("validation", data.validation), ("test", data.test)]
+    split = ", ".join(f"{len(ids):,} {name}" for name, ids in parts if len(ids))
+    kind = "bytes" if data.vocabulary.level == "byte" else "characters"
+    known = "256 values" if kind == "bytes" else f"{len(data.vocabulary.characters):,} distinct and the unknown one"
+    return f"{data.name}: {split} {kind}; vocabulary: {known}"
+
+
+def _model(session: Session) -> str:
+    model = session.config.model
+    count = sum(parameter.numel() for parameter in session.network.parameters())
+    cell = model.cell.upper() if model.cell != "rnn" else f"RNN ({model.activation})"
+    source = model.input if model.input == "one-hot" else f"embedding of {model.embedding_size}"
+    dropout = f", dropout {model.dropout:g}" if model.dropout else ""
+    return f"{cell}, {model.num_layers} x {model.hidden_size} units, {source} input{dropout}; {count:,} parameters"
+
+
+def _training(session: Session) -> str:
+    training, shape = session.config.training, session.minibatches.shape
+    wanted = (training.batch_size, training.seq_length)
+    smaller = "" if wanted == (shape.batch_size, shape.seq_length) else (
+        f" (the text is too short for {wanted[0]} x {wanted[1]})"
+    )
+    clip = f"clipped at {training.clip_norm:g}" if training.clip_norm is not None else "no clipping"
+    return (
+        f"{training.budget} of {training.partitioning} windows, {shape.batch_size} lanes x {shape.seq_length} steps"
+        f"{smaller}; {training.optimizer} {training.learning_rate:g}, {training.schedule}, {clip}"
+    )
+
+
+def _hardware(session: Session) -> str:
+    device, execution = session.placement.device, session.placement.execution
+    if device.type == "cuda":
+        where = torch.cuda.get_device_name(device)
+    else:
+        where = f"{device.type}, {torch.get_num_threads()} threads"
+    dtype = str(execution.dtype).removeprefix("torch.")
+    return f"{where}; {dtype} ({session.placement.reason}); engine {execution.engine}"
+
+
+def _parameters(network: CharRNN) -> list[str]:
+    lines = []
+    if network.embedding is not None:
+        lines.append(f"embedding: {_shapes({'weight': network.embedding.weight})}")
+    for l, weights in enumerate(network.rnn.layers()):
+        lines.append(f"layer {l + 1}: {_shapes(weights._asdict())}")
+    lines.append(f"readout: {_shapes(dict(network.readout.named_parameters()))}")
+    return lines
+
+
+def _shapes(tensors: dict[str, Any]) -> str:
+    shapes = ", ".join(f"{name} {' x '.join(map(str, tensor.shape))}" for name, tensor in tensors.items())
+    return f"{sum(tensor.numel() for tensor in tensors.values()):,} ({shapes})"
+
+
+def _memory(session: Session) -> float:
+    """Bytes: weights, gradients and two moments; ids; each layer's gates and states kept for the backward pass."""
+    network, shape = session.network, session.minibatches.shape
+    model, cells = session.config.model, shape.batch_size * shape.seq_length
+    weights = 4 * 4 * sum(parameter.numel() for parameter in network.parameters())
+    per_step = model.num_layers * model.hidden_size * (network.cell.gates * 2 + 4) + 4 * network.vocabulary_size
+    data = session.dataset
+    return weights + 4.0 * cells * per_step + data.training.nbytes + data.validation.nbytes + data.test.nbytes
+
+
+def _measured_speed(session: Session) -> float:
+    """Characters per second of a few steps, after one that sets things up. The session is spent by it."""
+    session.step(0.0)
+    session.report()
+    started = time.perf_counter()
+    while session.tally.steps < _MEASURED_STEPS and time.perf_counter() - started < _MEASURED_SECONDS:
+        session.step(0.0)
+    return session.tally.characters / session.tally.seconds
+
+
+def _expected(session: Session, speed: float, targets: int) -> str:
+    from charrnn.training.reporting import duration
+
+    per_step = targets / session.minibatches.windows_in(0)
+    budget = session.budget
+    seconds = {
+        "seconds": budget.amount,
+        "epochs": budget.amount * targets / speed,
+        "steps": budget.amount * per_step / speed,
+    }[budget.unit]
+    epochs = seconds * speed / targets
+    steps = seconds * speed / per_step
+    return f"{duration(seconds)}, {steps:,.0f} steps, {epochs:.1f} epochs, evaluations not counted"

@@ -1,0 +1,254 @@
+"""What a run says of itself: metrics.jsonl always; on a terminal Rich's live bar, elsewhere plain lines.
+
+Everything for people goes to stderr; stdout is left to data. One object knows one run's files, and one of two
+consoles knows how to show the same things.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import IO, Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from charrnn.errors import ConfigError
+from charrnn.training.evaluation import Evaluation
+from charrnn.training.runs import Run
+
+_PLAIN_SECONDS = 10.0
+"""Without a terminal, a line of training figures at most this often."""
+
+_CONTROLS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: 0x2421} | {
+    code: 0xFFFD for code in range(0x80, 0xA0)
+}
+
+
+def harmless(text: str) -> str:
+    """Text for a terminal: control characters, with which a text could take it over, shown as pictures of them."""
+    return text.translate(_CONTROLS).encode("utf-8", "replace").decode()
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 3:05, 1:02:03."""
+    if not math.isfinite(seconds):
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class View(Protocol):
+    """How a run is shown to a person."""
+
+    def say(self, label: str, text: str) -> None:
+        """A fact about the run, said once."""
+
+    def update(self, progress: float, report: dict[str, Any] | None) -> None:
+        """How far the run is, and the latest training figures."""
+
+    def evaluated(self, step: int, progress: float, evaluation: Evaluation, is_best: bool) -> None:
+        """A figure on the held-out text."""
+
+    def sample(self, step: int, text: str) -> None:
+        """What the model writes by now."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+
+
+def _evaluation_line(step: int, progress: float, evaluation: Evaluation, is_best: bool) -> str:
+    return (
+        f"{min(progress, 1):4.0%}  step {step:,}  validation {evaluation.nats_per_char:.4f} nats/char = "
+        f"{evaluation.bits_per_char:.3f} bits, perplexity {evaluation.perplexity:.2f}{'  best' if is_best else ''}"
+    )
+
+
+class LiveView:
+    """A bar at the foot of a terminal, everything else scrolling above it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._best = math.inf
+        self._validation = math.inf
+        self._report: dict[str, Any] | None = None
+        self._started = time.perf_counter()
+        self._first_progress: float | None = None
+        columns = (BarColumn(20), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.fields[figures]}"))
+        self._progress = Progress(*columns, console=console, transient=True, refresh_per_second=4)
+        self._task = self._progress.add_task("training", total=1.0, figures="")
+
+    def say(self, label: str, text: str) -> None:
+        self._console.print(Text.assemble((f"{label:<11}", "bold"), harmless(text)))
+
+    def update(self, progress: float, report: dict[str, Any] | None) -> None:
+        if self._first_progress is None:
+            self._first_progress, self._started = progress, time.perf_counter()
+            self._progress.start()
+        self._report = report or self._report
+        if not self._progress.finished:
+            self._progress.update(self._task, completed=min(progress, 1.0), figures=self._figures(progress))
+
+    def _figures(self, progress: float) -> str:
+        parts = [f"{duration(self._seconds_left(progress))} left"]
+        if self._report:
+            nats = self._report["nats_per_char"]
+            parts.append(f"epoch {self._report['epoch']:.2f}")
+            parts.append(f"train {nats:.3f} nats = {nats / math.log(2):.2f} bits")
+        if self._best < math.inf:
+            parts.append(f"val {self._validation:.3f} best {self._best:.3f}")
+        if self._report:
+            parts.append(f"{self._report['chars_per_second']:,} chars/s")
+        return " · ".join(parts)
+
+    def _seconds_left(self, progress: float) -> float:
+        done = progress - (self._first_progress or 0.0)
+        elapsed = time.perf_counter() - self._started
+        return elapsed / done * (1 - progress) if done > 0 else math.inf
+
+    def evaluated(self, step: int, progress: float, evaluation: Evaluation, is_best: bool) -> None:
+        self._validation = evaluation.nats_per_char
+        self._best = min(self._best, self._validation)
+        line = _evaluation_line(step, progress, evaluation, is_best)
+        self._console.print(Text(line, style="green" if is_best else ""))
+
+    def sample(self, step: int, text: str) -> None:
+        self._console.print(Text(f"── sample at step {step:,} ", style="dim"))
+        self._console.print(Text(harmless(text), style="cyan"))
+        self._console.print(Text("──", style="dim"))
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class PlainView:
+    """Whole lines, no cursor tricks: for files, pipes and dumb terminals."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._last_line = -math.inf
+
+    def _print(self, text: str) -> None:
+        try:
+            print(text, file=self._stream, flush=True)
+        except UnicodeEncodeError:  # a console of another encoding
+            encoding = self._stream.encoding
+            print(text.encode(encoding, "backslashreplace").decode(encoding), file=self._stream, flush=True)
+
+    def say(self, label: str, text: str) -> None:
+        self._print(f"{label:<11}{harmless(text)}")
+
+    def update(self, progress: float, report: dict[str, Any] | None) -> None:
+        if report is None or time.perf_counter() - self._last_line < _PLAIN_SECONDS:
+            return
+        self._last_line = time.perf_counter()
+        nats = report["nats_per_char"]
+        self._print(
+            f"{min(progress, 1):4.0%}  step {report['step']:,}  epoch {report['epoch']:.2f}  train {nats:.4f} nats/char = "
+            f"{nats / math.log(2):.3f} bits  {report['chars_per_second']:,} chars/s"
+        )
+
+    def evaluated(self, step: int, progress: float, evaluation: Evaluation, is_best: bool) -> None:
+        self._print(_evaluation_line(step, progress, evaluation, is_best))
+
+    def sample(self, step: int, text: str) -> None:
+        self._print(f"-- sample at step {step:,}\n{harmless(text)}\n--")
+
+    def close(self) -> None:
+        pass
+
+
+def make_view() -> View:
+    """Live on a terminal that can be drawn on, plain elsewhere; Rich obeys NO_COLOR and TERM=dumb."""
+    console = Console(stderr=True, highlight=False)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveView(console)
+    return PlainView(sys.stderr)
+
+
+@dataclass
+class Reporter:
+    """One run's voice: every figure goes to metrics.jsonl and to the view."""
+
+    run: Run
+    view: View
+    tensorboard: Any = None
+
+    def open(self, written: Mapping[str, int] | None = None, tensorboard: bool = False) -> None:
+        """Start metrics.jsonl and samples.txt, or go on with those whose first bytes the checkpoint vouches for."""
+        self._files = {}
+        for path in (self.run.metrics, self.run.samples):
+            if path.exists():
+                os.truncate(path, min((written or {}).get(path.name, 0), path.stat().st_size))
+            self._files[path.name] = open(path, "a", encoding="utf-8", errors="replace", newline="\n")
+        if tensorboard:
+            self.tensorboard = _tensorboard_writer(self.run)
+
+    def close(self) -> None:
+        """Close the files and leave the terminal as it was."""
+        self.view.close()
+        for file in self._files.values():
+            file.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+
+    def written(self) -> dict[str, int]:
+        """The length in bytes of each log, for the checkpoint: what a resumed run finds beyond it is cut off."""
+        return {name: file.tell() for name, file in self._files.items()}
+
+    def say(self, label: str, text: str) -> None:
+        """A fact for the person only."""
+        self.view.say(label, text)
+
+    def event(self, name: str, text: str, **values: Any) -> None:
+        """Something that happened: start, resume, stop. Logged and said."""
+        self._write("event", {"event": name, **values})
+        self.view.say(name, text)
+
+    def training(self, progress: float, report: dict[str, Any]) -> None:
+        """A report of training."""
+        self._write("training", report)
+        self._scalars("training", report)
+        self.view.update(progress, report)
+
+    def evaluated(self, step: int, progress: float, evaluation: Evaluation, is_best: bool) -> None:
+        """An evaluation on the validation split."""
+        figures = {"split": "validation", "step": step, **evaluation.to_json(), "best": is_best}
+        self._write("evaluation", figures)
+        self._scalars("validation", figures)
+        self.view.evaluated(step, progress, evaluation, is_best)
+
+    def sample(self, step: int, text: str) -> None:
+        """A sample: shown, logged, and appended to samples.txt as it is."""
+        self._write("sample", {"step": step, "text": text})
+        self._append(self.run.samples.name, f"== step {step}\n{text}\n")
+        self.view.sample(step, text)
+
+    def _write(self, kind: str, record: Mapping[str, Any]) -> None:
+        self._append(self.run.metrics.name, json.dumps({"type": kind, **record}) + "\n")
+
+    def _append(self, name: str, text: str) -> None:
+        self._files[name].write(text)
+        self._files[name].flush()
+
+    def _scalars(self, group: str, figures: dict[str, Any]) -> None:
+        if self.tensorboard is not None:
+            for name, value in figures.items():
+                if isinstance(value, int | float) and name not in ("step", "best"):
+                    self.tensorboard.add_scalar(f"{group}/{name}", value, figures["step"])
+
+
+def _tensorboard_writer(run: Run) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ConfigError("training.tensorboard: needs TensorBoard; pip install 'charrnn[tensorboard]'") from None
+    return SummaryWriter(str(run.folder))

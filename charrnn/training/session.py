@@ -1,0 +1,235 @@
+"""A run in progress: everything that one step changes, and all of it in a checkpoint and back."""
+
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from charrnn.config import Budget, Config
+from charrnn.errors import CheckpointError, TrainingError
+from charrnn.model.cells import State
+from charrnn.model.network import CharRNN, detached, loss_sum
+from charrnn.text.dataset import Dataset
+from charrnn.text.minibatches import Minibatches, Position, Shape, Window
+from charrnn.training.checkpoint import Checkpoint
+from charrnn.training.optimization import clip_gradient, learning_rate_at, make_optimizer, set_learning_rate
+from charrnn.training.placement import Placement
+
+
+@dataclass
+class Tally:
+    """Sums since the last report."""
+
+    nats: float = 0.0
+    characters: int = 0
+    steps: int = 0
+    clipped: int = 0
+    seconds: float = 0.0
+    """Spent in steps, so that evaluations and samples do not slow the reported speed."""
+    last_norm: float = 0.0
+
+
+@dataclass
+class Session:
+    """The network, its optimizer, the place in the data, the carried state, the clock and the counters."""
+
+    config: Config
+    dataset: Dataset
+    network: CharRNN
+    placement: Placement
+    step_count: int = 0
+    position: Position = field(default_factory=Position)
+    state: State | None = None
+    best_nats_per_char: float = math.inf
+    tally: Tally = field(default_factory=Tally)
+    latest: dict[str, Any] = field(default_factory=dict)
+    """The last training report and evaluation, for the checkpoint's metadata."""
+
+    def __post_init__(self) -> None:
+        training = self.config.training
+        self.minibatches = Minibatches(
+            self.dataset.split("training"),
+            Shape(training.batch_size, training.seq_length),
+            training.partitioning,
+            training.seed,
+        )
+        self.budget = Budget.parse(training.budget)
+        self.optimizer = make_optimizer(self.network, training)
+        self._seconds_before = 0.0
+        self._started = time.perf_counter()
+
+    # ---- how far
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this run so far, over all its sittings."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    @property
+    def epochs(self) -> float:
+        """Epochs so far, as a fraction."""
+        return self.minibatches.epochs_done(self.position)
+
+    def progress(self) -> float:
+        """The share of the budget that is spent; 1 and above means done."""
+        spent = {"seconds": self.seconds, "epochs": self.epochs, "steps": self.step_count}[self.budget.unit]
+        return spent / self.budget.amount
+
+    # ---- one step
+
+    def step(self, progress: float) -> None:
+        """Take the next window forward and back, clip, and move the weights; `progress` sets the learning rate.
+
+        Raises TrainingError before the weights move if the loss or the gradient is not finite.
+        """
+        started = time.perf_counter()
+        window = self.minibatches.window(self.position)
+        nats, state = self._forward(window)
+        self.optimizer.zero_grad(set_to_none=True)
+        (nats / window.num_targets).backward()
+        norm = float(clip_gradient(self.network.parameters(), self.config.training.clip_norm))
+        total = nats.item()
+        self._refuse_non_finite(total, norm)
+        set_learning_rate(self.optimizer, learning_rate_at(progress, self.config.training))
+        self.optimizer.step()
+        self.state = detached(state)
+        self.position = self.minibatches.after(self.position)
+        self.step_count += 1
+        self._count(total, window.num_targets, norm, time.perf_counter() - started)
+
+    def _forward(self, window: Window) -> tuple[Tensor, State]:
+        device = self.network.device
+        inputs_TB = torch.from_numpy(window.inputs_TB).to(device)
+        targets_TB = torch.from_numpy(window.targets_TB).to(device)
+        before = None if window.starts else self.state
+        logits_TBV, state = self.network(inputs_TB, before, self.placement.execution)
+        return loss_sum(logits_TBV, targets_TB), state
+
+    def _refuse_non_finite(self, nats: float, norm: float) -> None:
+        if math.isfinite(nats) and math.isfinite(norm):
+            return
+        what = "loss" if not math.isfinite(nats) else "gradient"
+        raise TrainingError(
+            f"the {what} is no longer finite at step {self.step_count + 1:,} (loss {nats}, gradient norm {norm}); the "
+            f"weights were left as they were before it. A lower training.learning_rate, a smaller training.clip_norm "
+            f"or training.precision=float32 usually mends this"
+        )
+
+    def _count(self, nats: float, characters: int, norm: float, seconds: float) -> None:
+        clip_norm = self.config.training.clip_norm
+        self.tally.nats += nats
+        self.tally.characters += characters
+        self.tally.steps += 1
+        self.tally.clipped += clip_norm is not None and norm > clip_norm
+        self.tally.seconds += seconds
+        self.tally.last_norm = norm
+
+    def report(self) -> dict[str, Any]:
+        """The figures of training since the last report, and a new tally."""
+        tally, self.tally = self.tally, Tally()
+        report = {
+            "step": self.step_count,
+            "epoch": round(self.epochs, 4),
+            "seconds": round(self.seconds, 3),
+            "nats_per_char": tally.nats / tally.characters,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "grad_norm": tally.last_norm,
+            "clipped_share": tally.clipped / tally.steps,
+            "chars_per_second": round(tally.characters / tally.seconds),
+        }
+        self.latest["training"] = report
+        return report
+
+    # ---- into a checkpoint and back
+
+    def model_checkpoint(self) -> Checkpoint:
+        """The model alone: what sampling and evaluation need."""
+        return Checkpoint(
+            config=self.config,
+            vocabulary=self.dataset.vocabulary,
+            weights=dict(self.network.state_dict()),
+            corpus={
+                "name": self.dataset.name,
+                "characters": len(self.dataset.training) + len(self.dataset.validation) + len(self.dataset.test),
+                "sha256": self.dataset.fingerprint,
+            },
+            metrics={
+                "step": self.step_count,
+                "epoch": round(self.epochs, 4),
+                "seconds": round(self.seconds, 3),
+                **self.latest,
+            },
+        )
+
+    def full_checkpoint(self, written: dict[str, int]) -> Checkpoint:
+        """The model and all that training needs to go on as if it had never stopped.
+
+        written: the length of each log, so that a resumed run can cut off what came after.
+        """
+        model = self.model_checkpoint()
+        progress = {
+            "step": self.step_count,
+            "position": asdict(self.position),
+            "seconds": self.seconds,
+            "best_nats_per_char": self.best_nats_per_char if math.isfinite(self.best_nats_per_char) else None,
+            "tally": asdict(self.tally),
+            "written": written,
+            "placement": {
+                "device": self.placement.device.type,
+                "engine": self.placement.execution.engine,
+                "dtype": str(self.placement.execution.dtype).removeprefix("torch."),
+            },
+        }
+        return Checkpoint(
+            model.config, model.vocabulary, model.weights, model.corpus, model.metrics, self._tensors(), progress
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {"random/cpu": torch.get_rng_state()}
+        if self.network.device.type == "cuda":
+            tensors["random/cuda"] = torch.cuda.get_rng_state(self.network.device)
+        for index, tensor in enumerate(self.state or ()):
+            tensors[f"state/{index}"] = tensor
+        moments = self.optimizer.state_dict()["state"]
+        for index, name in enumerate(self._optimized_names()):
+            for key, moment in moments.get(index, {}).items():
+                if isinstance(moment, Tensor):
+                    tensors[f"optimizer/{key}/{name}"] = moment
+        return tensors
+
+    def _optimized_names(self) -> list[str]:
+        """The parameters' names in the order in which the optimizer numbers them."""
+        names = {parameter: name for name, parameter in self.network.named_parameters()}
+        return [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def restore(self, stored: Checkpoint) -> None:
+        """Go back to where a full checkpoint was made. Raises CheckpointError if something of it is missing."""
+        try:
+            self._restore(stored)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"the checkpoint cannot be gone on from: {error!r}") from None
+
+    def _restore(self, stored: Checkpoint) -> None:
+        progress, tensors, device = stored.progress, stored.training, self.network.device
+        self.step_count = int(progress["step"])
+        self.position = Position(**progress["position"])
+        self._seconds_before, self._started = float(progress["seconds"]), time.perf_counter()
+        best = progress["best_nats_per_char"]
+        self.best_nats_per_char = math.inf if best is None else float(best)
+        self.tally = Tally(**progress["tally"])
+        self.latest = {key: stored.metrics[key] for key in ("training", "validation") if key in stored.metrics}
+        state = [tensors[name].to(device) for name in sorted(tensors) if name.startswith("state/")]
+        self.state = tuple(state) or None
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name in tensors:
+            if name.startswith("optimizer/"):
+                _, key, parameter = name.split("/")
+                moments.setdefault(self._optimized_names().index(parameter), {})[key] = tensors[name]
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        torch.set_rng_state(tensors["random/cpu"])
+        if device.type == "cuda" and "random/cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random/cuda"], device)
