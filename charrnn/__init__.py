@@ -13,7 +13,7 @@ In Python:
     >>> import charrnn
     >>> model = charrnn.load("runs/20261123-101500-python")     # doctest: +SKIP
     >>> model.sample(prefix="def ", length=200, seed=1)          # doctest: +SKIP
-    >>> model.evaluate("def main():\\n    pass\\n").bits_per_char  # doctest: +SKIP
+    >>> model.evaluate("def main(): pass").bits_per_char         # doctest: +SKIP
 """
 
 from pathlib import Path

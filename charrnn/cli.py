@@ -32,7 +32,7 @@ app.add_typer(corpora_app, name="corpora")
 _debug = False
 
 
-class Split(str, Enum):
+class Split(Enum):
     """Parts of a corpus that `evaluate` can read."""
 
     training = "training"
@@ -40,7 +40,7 @@ class Split(str, Enum):
     test = "test"
 
 
-class OnUnknown(str, Enum):
+class OnUnknown(Enum):
     """What becomes of a prefix's characters that the model does not know."""
 
     error = "error"
@@ -48,7 +48,7 @@ class OnUnknown(str, Enum):
     replace = "replace"
 
 
-class Level(str, Enum):
+class Level(Enum):
     """What one step predicts."""
 
     character = "character"
@@ -199,7 +199,9 @@ def sample(
         str | None, typer.Option(metavar="FILE", help="Read the prefix from a UTF-8 file, or - for stdin.")
     ] = None,
     length: Annotated[int, typer.Option("--length", "-n", help="Characters to draw after the prefix.")] = 500,
-    temperature: Annotated[float, typer.Option("--temperature", "-t", help="Below 1 safer, above 1 wilder, 0 greedy.")] = 1.0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", "-t", help="Below 1 safer, above 1 wilder, 0 greedy.")
+    ] = 1.0,
     top_k: Annotated[int | None, typer.Option(help="Only the K most probable characters.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Only the most probable that sum to P.")] = None,
     min_p: Annotated[float | None, typer.Option(help="Only those at least P times the most probable.")] = None,
@@ -224,7 +226,9 @@ def sample(
     seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
     with _stdout() as write:
         if samples > 1:
-            for number, text in enumerate(trained.samples_bytes(samples, beginning, length, how, seed, on_unknown.value)):
+            for number, text in enumerate(
+                trained.samples_bytes(samples, beginning, length, how, seed, on_unknown.value)
+            ):
                 write((separator.encode() if number else b"") + text)
         else:
             drawn = trained.stream_bytes(beginning, length, how, seed, on_unknown=on_unknown.value)
@@ -351,7 +355,9 @@ def fetch(name: Annotated[str, typer.Argument(help="A named corpus; see `charrnn
     """Download a named corpus into data/ if there is such a folder, else into your cache; print where it is."""
     from charrnn.text import corpora
 
-    typer.echo(corpora.fetch(name, progress=sys.stderr.isatty()))
+    path = corpora.fetch(name, progress=sys.stderr.isatty())
+    typer.echo(corpora.provenance(name), err=True)
+    typer.echo(path)
 
 
 @corpora_app.command()

@@ -7,6 +7,7 @@ value, saved in the run and in every checkpoint.
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ def parse_duration(text: str) -> float:
     compact = text.strip().lower()
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*([smhd])", compact) if _DURATION.fullmatch(compact) else []
     seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise ValueError("a time such as 90s, 5m, 2h or 1h30m")
     return seconds
 
@@ -54,7 +55,7 @@ class Budget:
             except ValueError:
                 raise ValueError(expected) from None
         amount, unit = float(counted[1]), counted[2].rstrip("s") + "s"
-        if amount <= 0 or (unit == "steps" and amount != int(amount)):
+        if not 0 < amount < math.inf or (unit == "steps" and not amount.is_integer()):
             raise ValueError(expected)
         return cls(amount, "epochs" if unit == "epochs" else "steps")
 
@@ -111,7 +112,9 @@ class CorpusConfig(_Section):
     @model_validator(mode="after")
     def _check(self) -> "CorpusConfig":
         if self.validation + self.test >= 1:
-            raise ValueError("validation + test below 1, so that some text is left to train on")
+            raise ValueError(
+                f"validation + test below 1, so that some text is left to train on, not {self.validation} + {self.test}"
+            )
         return self
 
     @property
@@ -141,9 +144,14 @@ class ModelConfig(_Section):
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
         if self.activation != "tanh" and self.cell != "rnn":
-            raise ValueError(f"activation tanh: cell {self.cell} has its own, only cell rnn takes another")
+            raise ValueError(
+                f"activation tanh, not {self.activation}: cell {self.cell} has its own, only cell rnn takes another"
+            )
         if (self.input == "embedding") != (self.embedding_size is not None):
-            raise ValueError("embedding_size together with input embedding, and only then")
+            raise ValueError(
+                "embedding_size together with input embedding, and only then, "
+                f"not input {self.input} with embedding_size {self.embedding_size}"
+            )
         return self
 
 
@@ -198,7 +206,9 @@ class TrainingConfig(_Section):
     @model_validator(mode="after")
     def _check(self) -> "TrainingConfig":
         if self.final_learning_rate > self.learning_rate:
-            raise ValueError("final_learning_rate at most learning_rate")
+            raise ValueError(
+                f"final_learning_rate at most learning_rate, not {self.final_learning_rate} and {self.learning_rate}"
+            )
         return self
 
     @property
@@ -216,7 +226,7 @@ class Config(_Section):
 
     def to_yaml(self) -> str:
         """The configuration as YAML that `load_config` reads back to an equal one."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 RESUMABLE = frozenset(
@@ -236,15 +246,39 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise yaml.MarkedYAMLError(problem="aliases (*name) are not supported", problem_mark=mark)
         return super().compose_node(parent, index)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        # What PyYAML's own constructors let through for such as 2001-99-99, 0x_ and !!bool maybe.
+        except (ValueError, LookupError, AttributeError, OverflowError):
+            problem = f"{_short(node.value)} is not a valid {node.tag.rpartition(':')[2]}; quote it if it is a text"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that quotes every text which `_Loader` would read as something else."""
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # YAML 1.1 folds these line breaks where a text is not in double quotes.
+    style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 
 # YAML 1.1 asks for a dot and a signed exponent; 1e-3, 4E5 and 2.5e3 are numbers to everybody else.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d+"), list("-+0123456789.")
-)
+for _either in (_Loader, _Dumper):
+    _either.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d+\Z"), list("-+0123456789.")
+    )
+
+_UNREADABLE = (yaml.YAMLError, RecursionError, ValueError, OverflowError)
+"""What PyYAML raises for a text that is no YAML."""
 
 
 @dataclass(frozen=True)
@@ -263,7 +297,8 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        # `training:` with everything under it commented out changes nothing.
+        merged[key] = _merge(old, value or {}) if isinstance(old, dict) and isinstance(value, dict | None) else value
     return merged
 
 
@@ -277,35 +312,43 @@ def _nested(key: Key, value: object) -> dict[str, Any]:
 def _parse_yaml(text: str, name: str) -> _Settings:
     """Values and places of a YAML document. Raises ConfigError with the line for what is not a plain mapping."""
     places: dict[Key, str] = {}
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return _Settings({}, {})
         if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{name}: expected sections corpus:, model: and training:, got {_short(text)}")
+            line = node.start_mark.line + 1
+            raise ConfigError(f"{name}:{line}: expected sections corpus:, model: and training:, got {_short(text)}")
         values = _construct(loader, node, (), name, places)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}" if mark else name
         raise ConfigError(f"{place}: not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"{name}: not valid YAML: {error}") from None
-    finally:
-        loader.dispose()
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise ConfigError(f"{name}:{line}: not valid YAML: U+{error.character:04X} is not allowed") from None
+    except _UNREADABLE as error:
+        problem = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ConfigError(f"{name}: not valid YAML: {problem}") from None
     return _Settings(values, places)
 
 
-def _construct(loader: _Loader, node: yaml.MappingNode, above: Key, name: str, places: dict[Key, str]) -> dict[str, Any]:
+def _construct(
+    loader: _Loader, node: yaml.MappingNode, above: Key, name: str, places: dict[Key, str]
+) -> dict[str, Any]:
+    if node.tag != "tag:yaml.org,2002:map":
+        raise yaml.MarkedYAMLError(problem=f"tags such as {node.tag} are not supported", problem_mark=node.start_mark)
     values: dict[str, Any] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1
         key = str(loader.construct_object(key_node, deep=True))
         if key in values:
             raise ConfigError(f"{name}:{line}: {'.'.join((*above, key))} is said twice")
-        places[(*above, key)] = f"{name}:{line}"
+        here = (*above, key)
+        places[here] = f"{name}:{line}"
         if isinstance(value_node, yaml.MappingNode):
-            values[key] = _construct(loader, value_node, (*above, key), name, places)
+            values[key] = _construct(loader, value_node, here, name, places)
         else:
             values[key] = loader.construct_object(value_node, deep=True)
     return values
@@ -313,11 +356,13 @@ def _construct(loader: _Loader, node: yaml.MappingNode, above: Key, name: str, p
 
 def _read_file(path: Path) -> _Settings:
     try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the configuration: {error.strerror}") from None
+        with path.open("rb") as file:
+            raw = file.read(LARGEST_FILE + 1)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path}: cannot read the configuration: {reason}") from None
     if len(raw) > LARGEST_FILE:
-        raise ConfigError(f"{path}: {len(raw):,} bytes is too large for a configuration; is it the text to train on?")
+        raise ConfigError(f"{path}: too large for a configuration (over {len(raw) - 1:,} bytes); is it your text?")
     try:
         return _parse_yaml(raw.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError as error:
@@ -344,14 +389,19 @@ def _parse_setting(setting: str) -> _Settings:
     key_text, equals, value_text = setting.partition("=")
     if not equals or not key_text.strip():
         raise ConfigError(f"--set {setting}: expected key=value, such as model.hidden_size=512")
-    key = _full_key(key_text.strip())
-    if len(key) == 1 and key[0] not in Config.model_fields:
-        raise ConfigError(f"--set {setting}: unknown key {key_text.strip()}{_nearest(key[0])}")
+    key, place = _full_key(key_text.strip()), f"--set {key_text.strip()}"
+    value = _parse_value(value_text)
+    names = value if isinstance(value, dict) else ()
+    return _Settings(_nested(key, value), {key: place, **{(*key, str(name)): place for name in names}})
+
+
+def _parse_value(text: str) -> object:
+    if text.strip() == "-":  # standard input; to YAML, a list of nothing
+        return "-"
     try:
-        value = yaml.load(value_text, Loader=_Loader)
-    except yaml.YAMLError:
-        value = value_text
-    return _Settings(_nested(key, value), {key: f"--set {key_text.strip()}"})
+        return yaml.load(text, Loader=_Loader)
+    except _UNREADABLE:
+        return text
 
 
 # ---- from settings to a Config, or to one error that names every problem
@@ -395,9 +445,12 @@ def _validated(settings: _Settings) -> Config:
 def config_from_json(text: str) -> Config:
     """The Config in a checkpoint's metadata. Raises ConfigError if it is not one."""
     try:
-        return _validated(_Settings(dict(json.loads(text)), {}))
-    except (ValueError, TypeError) as error:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"not a configuration: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"not a configuration: expected sections, got {_short(values)}")
+    return _validated(_Settings(values, {}))
 
 
 def changed_keys(old: Config, new: Config) -> list[str]:
@@ -410,15 +463,15 @@ def _explain(problem: Any, places: Mapping[Key, str]) -> str:
     """One line: place, key, value, what was expected, and the nearest name for a misspelt one."""
     # Pydantic's location holds the members of unions and lists behind the key; ours are two names deep.
     key = tuple(str(part) for part in problem["loc"][:2])
-    place = places.get(key) or places.get(key[:1])
+    beneath = (place for said, place in places.items() if said[: len(key)] == key)
+    place = places.get(key) or next(beneath, None) or places.get(key[:1])
     prefix = f"{place}: " if place else ""
     dotted = ".".join(key)
-    if problem["type"] == "extra_forbidden":
+    if problem["type"] in ("extra_forbidden", "invalid_key"):
         return f"{prefix}unknown key {dotted}{_nearest(key[-1], key[:-1])}"
-    value = problem["input"]
-    if isinstance(value, Mapping | BaseModel):
+    if problem["type"] == "value_error" and len(key) == 1:  # of a whole section; the message holds the values
         return f"{prefix}{dotted}: expected {_expected(problem)}"
-    return f"{prefix}{dotted} = {_short(value)}: expected {_expected(problem)}{_nearest_choice(problem)}"
+    return f"{prefix}{dotted} = {_short(problem['input'])}: expected {_expected(problem)}{_nearest_choice(problem)}"
 
 
 def _expected(problem: Any) -> str:
@@ -428,7 +481,7 @@ def _expected(problem: Any) -> str:
             return str(context["expected"])
         case "value_error":
             return str(context["error"])
-        case "int_type" | "int_parsing" | "int_from_float":
+        case "int_type" | "int_parsing" | "int_parsing_size" | "int_from_float":
             return "a whole number"
         case "float_type" | "float_parsing" | "finite_number":
             return "a number"
@@ -438,20 +491,19 @@ def _expected(problem: Any) -> str:
             return "true or false"
         case "model_type" | "model_attributes_type":
             return "a section with keys"
+        case "tuple_type" | "missing" | "too_long":  # betas
+            return "a list of two numbers"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
             return "a number " + str(problem["msg"]).removeprefix("Input should be ")
     return str(problem["msg"]).removeprefix("Input should be ")
 
 
 def _nearest(name: str, above: Key = ()) -> str:
-    known = [key for section, key in _KEYS if above in ((), (section,))] if above else ["corpus", "model", "training"]
-    close = difflib.get_close_matches(name, known, n=1)
-    if close:
-        return f" (did you mean {close[0]}?)"
-    elsewhere = [f"{section}.{key}" for section, key in _KEYS if key == name]
-    if not elsewhere:
-        elsewhere = [".".join(key) for key in _KEYS if difflib.get_close_matches(name, [key[1]], n=1, cutoff=0.8)]
-    return f" (did you mean {elsewhere[0]}?)" if elsewhere else f" (known: {', '.join(known)})"
+    known = [key for section, key in _KEYS if above == (section,)] if above else list(Config.model_fields)
+    meant = [f"{section}.{key}" for section, key in _KEYS if key == name]  # the right name in the wrong place
+    meant += difflib.get_close_matches(name, known, n=1)
+    meant += [".".join(key) for key in _KEYS if difflib.get_close_matches(name, [key[1]], n=1, cutoff=0.8)]
+    return f" (did you mean {meant[0]}?)" if meant else f" (known: {', '.join(known)})"
 
 
 def _nearest_choice(problem: Any) -> str:

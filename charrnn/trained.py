@@ -92,7 +92,7 @@ class TrainedModel:
         seed: int = 0,
         on_unknown: OnUnknown = "error",
     ) -> Iterator[str]:
-        """What follows the prefix, piece by piece as it is drawn. Joined, it is what `sample` gives after the prefix."""
+        """What follows the prefix, piece by piece as it is drawn; joined, what `sample` gives after the prefix."""
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for piece in self.stream_bytes(prefix, length, how, seed, on_unknown):
             yield decoder.decode(piece)

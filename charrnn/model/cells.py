@@ -73,7 +73,7 @@ def lstm(X_BD: Tensor, state: State, weights: Weights) -> State:
     W_x, W_h = weights.weight_ih.T, weights.weight_hh.T
     b = weights.bias_ih + weights.bias_hh
     i, f, g, o = (X_BD @ W_x + H_BH @ W_h + b).chunk(4, dim=-1)
-    I, F, O = torch.sigmoid(i), torch.sigmoid(f), torch.sigmoid(o)  # noqa: E741 - the book's letters
+    I, F, O = torch.sigmoid(i), torch.sigmoid(f), torch.sigmoid(o)
     C_tilde = torch.tanh(g)
     C = F * C_BH + I * C_tilde
     H = O * torch.tanh(C)

@@ -17,7 +17,6 @@ from torch.nn import functional
 from charrnn.model.cells import Cell, State, Weights
 
 
-
 @dataclass(frozen=True)
 class Execution:
     """How a network is run: by which engine, and in which precision its products are."""

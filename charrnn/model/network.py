@@ -31,9 +31,7 @@ class Stack(nn.Module):
 
     def layers(self) -> list[Weights]:
         """The parameters, a `Weights` a layer."""
-        return [
-            Weights(*(getattr(self, f"{name}_l{l}") for name in Weights._fields)) for l in range(self.num_layers)
-        ]
+        return [Weights(*(getattr(self, f"{name}_l{l}") for name in Weights._fields)) for l in range(self.num_layers)]
 
 
 class CharRNN(nn.Module):
@@ -41,7 +39,8 @@ class CharRNN(nn.Module):
 
     Parameters: `rnn.*` as in torch.nn.LSTM, GRU or RNN of the same size; `readout.weight` (V, H) and `readout.bias`
     (V,), which are W_hq transposed and b_q; `embedding.weight` (V, E) if the input is embedded. They are float32 or
-    float64; `Execution.dtype` says what they are cast to when the network runs.
+    float64; `Execution.dtype` says what they are cast to when the network runs. They hold nothing of use before
+    `initialise` or `load_state_dict`.
     """
 
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
@@ -49,19 +48,22 @@ class CharRNN(nn.Module):
         self.config = config
         self.vocabulary_size = vocabulary_size
         self.cell = Cell(config.cell, config.activation)
-        self.embedding = nn.Embedding(vocabulary_size, config.embedding_size) if config.embedding_size else None
+        # skip_init: torch.nn would draw weights from the global random state, only for `initialise` to replace them.
+        size = config.embedding_size
+        self.embedding = nn.utils.skip_init(nn.Embedding, vocabulary_size, size) if size else None
         input_size = config.embedding_size or vocabulary_size
         self.rnn = Stack(self.cell, input_size, config.hidden_size, config.num_layers)
-        self.readout = nn.Linear(config.hidden_size, vocabulary_size)
+        self.readout = nn.utils.skip_init(nn.Linear, config.hidden_size, vocabulary_size)
 
     def forward(
         self, ids_TB: Tensor, state: State | None = None, execution: Execution | None = None
     ) -> tuple[Tensor, State]:
         """(T, B) ids and the state before them to logits_TBV in float32 (float64) and the state after them.
 
-        In training mode dropout is drawn from torch's global random state.
+        execution: by default PyTorch's kernels in the weights' own precision. In training mode dropout is drawn from
+        torch's global random state.
         """
-        execution = execution or Execution()
+        execution = execution or Execution(dtype=self.readout.weight.dtype)
         dtype = execution.dtype
         dropout = self.config.dropout if self.training else 0.0
         state = state if state is not None else self.zero_state(ids_TB.shape[1], dtype)
@@ -97,7 +99,7 @@ class CharRNN(nn.Module):
         if self.embedding is not None:
             self.embedding.weight.normal_(0, 1, generator=generator)
         for l, weights in enumerate(self.rnn.layers()):
-            for gate_HH in weights.weight_hh.split(hidden_size):
+            for gate_HH in torch.split(weights.weight_hh, hidden_size):
                 nn.init.orthogonal_(gate_HH, generator=generator)
             columns = weights.weight_ih.shape[1]
             one_hot_input = l == 0 and self.embedding is None

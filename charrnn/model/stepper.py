@@ -48,7 +48,7 @@ class Stepper:
 
 
 def product(x_BD: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x W^T + b. A single row is a matrix-vector product: 1.3 times faster than a product of one row here."""
+    """X W^T + b. A single row is a matrix-vector product: 1.3 times faster than a product of one row here."""
     if len(x_BD) == 1:
         return torch.addmv(bias, weight, x_BD[0]).unsqueeze(0)
     return torch.addmm(bias, x_BD, weight.T)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from charrnn.errors import ConfigError
 
 Floats = npt.NDArray[np.float64]
+Choices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ class Choosing:
             raise ConfigError(f"min-p = {self.min_p}: expected a number from 0 to 1")
 
 
-def choose(logits_BV: npt.NDArray[Any], uniforms_B: Floats, how: Choosing) -> npt.NDArray[np.int64]:
+def choose(logits_BV: npt.NDArray[Any], uniforms_B: Floats, how: Choosing) -> Choices:
     """(B,) ids: each lane's uniform number in [0, 1) looked up in the cumulative probabilities, in id order.
 
     A character whose logit is -inf is never chosen.
     """
     if how.temperature == 0:
-        return logits_BV.argmax(axis=1)
+        return _argmax(logits_BV)
     probabilities_BV = _softmax(logits_BV.astype(np.float64) / how.temperature)
     if how.top_k is not None or how.top_p is not None:
         probabilities_BV = _keep_most_probable(probabilities_BV, how.top_k, how.top_p)
@@ -53,12 +54,18 @@ def choose(logits_BV: npt.NDArray[Any], uniforms_B: Floats, how: Choosing) -> np
     cumulative_BV = probabilities_BV.cumsum(axis=1)
     thresholds_B1 = uniforms_B[:, None] * cumulative_BV[:, -1:]
     # The first id whose cumulative probability exceeds the threshold, which is below the total.
-    return (cumulative_BV > thresholds_B1).argmax(axis=1)
+    return _argmax(cumulative_BV > thresholds_B1)
+
+
+def _argmax(values_BV: npt.NDArray[Any]) -> Choices:
+    choices_B: Choices = values_BV.argmax(axis=1)
+    return choices_B
 
 
 def _softmax(logits_BV: Floats) -> Floats:
     exponentials_BV: Floats = np.exp(logits_BV - logits_BV.max(axis=1, keepdims=True))
-    return exponentials_BV / exponentials_BV.sum(axis=1, keepdims=True)
+    exponentials_BV /= exponentials_BV.sum(axis=1, keepdims=True)
+    return exponentials_BV
 
 
 def _keep_most_probable(probabilities_BV: Floats, top_k: int | None, top_p: float | None) -> Floats:

@@ -2,10 +2,11 @@
 
 import hashlib
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 from charrnn.config import CorpusConfig
-from charrnn.errors import TextError
+from charrnn.errors import ConfigError, TextError
 from charrnn.text import corpora
 from charrnn.text.reading import Text
 from charrnn.text.vocabulary import UNKNOWN, Ids, Vocabulary
@@ -38,15 +39,17 @@ class Dataset:
 
 
 def split_bounds(length: int, validation: float, test: float) -> tuple[int, int]:
-    """Where training ends and validation ends: training is the first part, rounded down, test the last."""
-    return int(length * (1 - validation - test)), int(length * (1 - test))
+    """Where training ends and validation ends: training is the first part, rounded down, test the last.
+
+    The shares are taken as the decimals they are written as: in floats, text8 cut 90/5/5 would lose a character.
+    """
+    held_out, last = Fraction(str(validation)) + Fraction(str(test)), Fraction(str(test))
+    return int(length * (1 - held_out)), int(length * (1 - last))
 
 
 def load_dataset(config: CorpusConfig, vocabulary: Vocabulary | None = None) -> Dataset:
     """Read and encode the corpus. `vocabulary` is a checkpoint's, where training goes on from one."""
-    text = corpora.load(
-        config.sources, level=config.level, encoding=config.encoding, newlines=config.newlines
-    )
+    text = corpora.load(config.sources, level=config.level, encoding=config.encoding, newlines=config.newlines)
     return encode_text(text, config, vocabulary)
 
 
@@ -54,8 +57,13 @@ def encode_text(text: Text, config: CorpusConfig, vocabulary: Vocabulary | None 
     """Cut a text into its splits and encode them.
 
     The vocabulary is counted on the training part alone, so the held-out text has no say in it; its characters that
-    the training part lacks become the unknown character, and are scored as such.
+    the training part lacks become the unknown character, and are scored as such. Raises ConfigError if a vocabulary
+    is given that is not of the configuration's level.
     """
+    if vocabulary and vocabulary.level != config.level:
+        raise ConfigError(
+            f"corpus.level = {config.level!r}: expected {vocabulary.level!r}, the level of the given model's vocabulary"
+        )
     content = text.content
     train_end, validation_end = split_bounds(len(content), config.validation, config.test)
     vocabulary = vocabulary or Vocabulary.of(content[:train_end], config.min_count)

@@ -163,9 +163,7 @@ def lane_bounds(num_targets: int, lanes: int) -> npt.NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
-def gather(
-    ids: Ids, starts_B: npt.NDArray[np.int64], ends_B: npt.NDArray[np.int64], steps: int
-) -> tuple[Batch, Batch]:
+def gather(ids: Ids, starts_B: npt.NDArray[np.int64], ends_B: npt.NDArray[np.int64], steps: int) -> tuple[Batch, Batch]:
     """(T, B) inputs and targets of lanes that start at `starts_B`; targets from `ends_B` on are IGNORE."""
     positions_TB = starts_B + np.arange(steps)[:, None]
     inside_TB = positions_TB < ends_B

@@ -100,7 +100,12 @@ class Collector:
     """Takes sources one after another and joins them once, at the end."""
 
     def __init__(
-        self, *, level: str, newlines: str, stdin: BinaryIO | None = None, known: Sequence[str] = ()
+        self,
+        *,
+        level: str,
+        newlines: str,
+        stdin: BinaryIO | None = None,
+        known: Sequence[str] = (),
     ) -> None:
         """`known` are names other than paths that a missing source may be a misspelling of.
 
@@ -496,14 +501,13 @@ def _advice(raw: bytes, at: int, encoding: str) -> str:
         )
     if _decodes(raw, "utf-8"):
         return "it is valid utf-8: try corpus.encoding=utf-8"
-    return _advice_on_high_bytes(raw, around, encoding)
+    return _advice_on_high_bytes(raw, around)
 
 
-def _advice_on_high_bytes(raw: bytes, around: bytes, encoding: str) -> str:
+def _advice_on_high_bytes(raw: bytes, around: bytes) -> str:
     """Of encodings of one byte a character only Western ones are told, by how few bytes are above ASCII."""
-    western = len(around.translate(None, _ASCII)) <= _WESTERN_SHARE * len(around)
-    guess = "cp1252" if _decodes(raw, "cp1252") else "latin-1"
-    if western and not _same(guess, encoding):
+    if len(around.translate(None, _ASCII)) <= _WESTERN_SHARE * len(around):
+        guess = "cp1252" if _decodes(raw, "cp1252") else "latin-1"
         return f"it may be {guess}: try corpus.encoding={guess}"
     return (
         "find out its encoding and say it, as in corpus.encoding=cp1251 (Cyrillic), shift_jis or gb18030, "

@@ -1,5 +1,6 @@
 """Characters (code points) or bytes to ids and back, without loss."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -54,8 +55,7 @@ class Vocabulary:
         `what`, nothing ("skip"), or the unknown character ("replace"). A str at level "byte" stands for its UTF-8.
         """
         if self.level == "byte":
-            raw = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
-            return np.frombuffer(raw, dtype=np.uint8)
+            return np.frombuffer(_utf8(text, what) if isinstance(text, str) else text, dtype=np.uint8)
         if isinstance(text, bytes):
             raise TextError(f"{what}: bytes given to a vocabulary of characters; decode them first")
         ids = np.empty(len(text), dtype=self.dtype)
@@ -93,10 +93,12 @@ class Vocabulary:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Vocabulary":
         """The vocabulary of a checkpoint. Raises CheckpointError if it is not one that `of` could have made."""
-        level, characters = stored.get("level"), stored.get("characters")
-        if level not in ("character", "byte") or not isinstance(characters, str):
+        level, characters = (
+            stored.get(key) if isinstance(stored, Mapping) else None for key in ("level", "characters")
+        )
+        if level not in ("character", "byte") or not isinstance(characters, str) or (level == "byte" and characters):
             raise CheckpointError("the vocabulary is damaged: expected a level and its characters")
-        if any(left >= right for left, right in zip(characters, characters[1:], strict=False)):
+        if any(left >= right for left, right in itertools.pairwise(characters)):
             raise CheckpointError("the vocabulary is damaged: its characters are not distinct and in order")
         return cls(level, characters)
 
@@ -116,6 +118,15 @@ class Vocabulary:
             f"{what}: {character!a} (U+{ord(character):04X}) at position {position:,}{more} is not among the "
             f"{len(self.characters):,} characters the model was trained on: {_shown(self.characters)}"
         )
+
+
+def _utf8(text: str, what: str) -> bytes:
+    """The UTF-8 of a text, in which U+DC80 to U+DCFF stand for single bytes, as in the arguments of a command."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(text[error.start]):04X} at position {error.start:,}"
+        raise TextError(f"{what}: {half} is half a surrogate pair, which has no bytes in UTF-8") from None
 
 
 def _code_points(text: str) -> npt.NDArray[np.uint32]:

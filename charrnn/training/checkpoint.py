@@ -55,7 +55,9 @@ class Checkpoint:
         for name in sorted(wanted.keys() | found.keys()):
             shapes = [tuple(side[name][0]) if name in side else "nothing" for side in (wanted, found)]
             if shapes[0] != shapes[1]:
-                raise CheckpointError(f"the weights do not fit the model: {name}: expected {shapes[0]}, got {shapes[1]}")
+                raise CheckpointError(
+                    f"the weights do not fit the model: {name}: expected {shapes[0]}, got {shapes[1]}"
+                )
         if any(not tensor.dtype.is_floating_point for tensor in self.weights.values()):
             raise CheckpointError("the weights are damaged: expected floating point numbers")
         if next(iter(self.weights.values())).dtype == torch.float64:
@@ -90,7 +92,9 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         _flush_folder(path.parent)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot write {path}: {error}; an earlier checkpoint of that name is untouched") from None
+        raise CheckpointError(
+            f"cannot write {path}: {error}; an earlier checkpoint of that name is untouched"
+        ) from None
 
 
 def load(path: Path, with_training: bool = False) -> Checkpoint:
@@ -136,7 +140,7 @@ def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
 
 
 def _flush_folder(folder: Path) -> None:
-    """fsync a folder, so that a power cut cannot undo a renaming in it. Windows has no handle of a folder to flush."""
+    """Fsync a folder, so that a power cut cannot undo a renaming in it. Windows has no handle of a folder to flush."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -54,7 +54,7 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        """exp of the nats per character (9.3)."""
+        """Exp of the nats per character (9.3)."""
         return math.exp(min(self.nats_per_char, 700))
 
     @property
@@ -80,7 +80,7 @@ def evaluate(
     after so many characters (a test holds the difference below 1e-4 nats). The network's mode is restored, and no
     random state is touched.
     """
-    execution = execution or Execution()
+    execution = execution or Execution(dtype=network.readout.weight.dtype)
     was_training = network.training
     network.eval()
     try:

@@ -46,7 +46,7 @@ class Training:
     last_evaluation: Evaluation | None = None
 
     def loop(self) -> None:
-        """Steps until the budget is spent; at evenly spread points of it report, evaluate, sample; save; stop if told to."""
+        """Steps until the budget is spent; at evenly spread points of it report, evaluate and sample; save; stop."""
         session, training = self.session, self.session.config.training
         progress = session.progress()
         while progress < 1:
@@ -97,7 +97,9 @@ class Training:
         """Save and leave, told to by a signal."""
         self.save()
         name = signal.Signals(signal_number).name
-        self.reporter.event("stopped", f"{name} at step {self.session.step_count:,}; saved {self.run.last}", signal=name)
+        self.reporter.event(
+            "stopped", f"{name} at step {self.session.step_count:,}; saved {self.run.last}", signal=name
+        )
         raise Interrupted(f"go on with: charrnn train --resume --run {self.run.folder}", signal_number)
 
     def _worth_evaluating(self, progress: float) -> bool:
@@ -107,9 +109,7 @@ class Training:
         return progress >= 1 or self.session.budget.unit != "seconds" or cheap
 
 
-def train(
-    config: Config, view: View, folder: Path | None = None, init_from: Path | None = None
-) -> Run:
+def train(config: Config, view: View, folder: Path | None = None, init_from: Path | None = None) -> Run:
     """Train a new network from a configuration, or from another checkpoint's weights; returns the finished run.
 
     Raises Interrupted after SIGINT or SIGTERM, once everything is saved.
@@ -220,14 +220,18 @@ def _closing_words(training: Training) -> None:
             f"{found.unigram_nats_per_char:.3f}, knowing nothing {found.uniform_nats_per_char:.3f}",
         )
     kept = run.best if run.best.exists() else run.last
-    say("finished", f"{session.step_count:,} steps, {session.epochs:.2f} epochs in {session.seconds:,.0f} s; model in {kept}")
+    say(
+        "finished",
+        f"{session.step_count:,} steps, {session.epochs:.2f} epochs in {session.seconds:,.0f} s; model in {kept}",
+    )
     say("next", f'charrnn sample {run.folder} --prefix "..."')
     say("", f"charrnn evaluate {run.folder}")
 
 
 def _passed(before: float, after: float, points: int) -> bool:
     """Whether one of `points` evenly spread points of the budget, the last at its end, lies in (before, after]."""
-    return int(before * points) < int(min(after, 1.0) * points)
+    rounding = 1e-9  # 3 steps of 30 are a tenth, whatever the quotient's last bit
+    return int(before * points + rounding) < int(min(after, 1.0) * points + rounding)
 
 
 class Signals:

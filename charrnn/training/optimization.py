@@ -46,7 +46,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def clip_gradient(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Tensor:
-    """g <- min(1, theta / ||g||) g over all parameters together (9.5.3). Returns ||g|| before clipping.
+    """G <- min(1, theta / ||g||) g over all parameters together (9.5.3). Returns ||g|| before clipping.
 
     clip_norm: theta; None only measures.
     """

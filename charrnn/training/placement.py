@@ -77,12 +77,14 @@ def _times_faster(network: CharRNN, execution: Execution, other: Execution, shap
     """Speed of one execution over another's, in passes that take turns after one that sets the kernels up."""
     passes = [(_trial(network, execution, shape), _trial(network, other, shape)) for _ in range(1 + _TRIALS)]
     seconds, other_seconds = zip(*passes[1:], strict=True)
-    return min(other_seconds) / min(seconds)
+    return float(min(other_seconds) / min(seconds))
 
 
 def _trial(network: CharRNN, execution: Execution, shape: Shape) -> float:
     """Seconds of one forward and backward pass. Touches no gradient and no random state."""
-    ids_TB = torch.zeros(min(shape.seq_length, _TRIAL_STEPS), shape.batch_size, dtype=torch.int64, device=network.device)
+    ids_TB = torch.zeros(
+        min(shape.seq_length, _TRIAL_STEPS), shape.batch_size, dtype=torch.int64, device=network.device
+    )
     was_training = network.training
     network.eval()  # no dropout, which would draw random numbers
     start = time.perf_counter()

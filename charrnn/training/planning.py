@@ -58,8 +58,10 @@ def _model(session: Session) -> str:
 def _training(session: Session) -> str:
     training, shape = session.config.training, session.minibatches.shape
     wanted = (training.batch_size, training.seq_length)
-    smaller = "" if wanted == (shape.batch_size, shape.seq_length) else (
-        f" (the text is too short for {wanted[0]} x {wanted[1]})"
+    smaller = (
+        ""
+        if wanted == (shape.batch_size, shape.seq_length)
+        else (f" (the text is too short for {wanted[0]} x {wanted[1]})")
     )
     clip = f"clipped at {training.clip_norm:g}" if training.clip_norm is not None else "no clipping"
     return (

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -24,9 +24,11 @@ from charrnn.training.runs import Run
 _PLAIN_SECONDS = 10.0
 """Without a terminal, a line of training figures at most this often."""
 
-_CONTROLS = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: 0x2421} | {
-    code: 0xFFFD for code in range(0x80, 0xA0)
-}
+_CONTROLS = (
+    {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
+    | {0x7F: 0x2421}
+    | dict.fromkeys(range(128, 160), 65533)
+)
 
 
 def harmless(text: str) -> str:
@@ -132,7 +134,7 @@ class LiveView:
 class PlainView:
     """Whole lines, no cursor tricks: for files, pipes and dumb terminals."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._last_line = -math.inf
 
@@ -152,8 +154,8 @@ class PlainView:
         self._last_line = time.perf_counter()
         nats = report["nats_per_char"]
         self._print(
-            f"{min(progress, 1):4.0%}  step {report['step']:,}  epoch {report['epoch']:.2f}  train {nats:.4f} nats/char = "
-            f"{nats / math.log(2):.3f} bits  {report['chars_per_second']:,} chars/s"
+            f"{min(progress, 1):4.0%}  step {report['step']:,}  epoch {report['epoch']:.2f}  train {nats:.4f} nats/char"
+            f" = {nats / math.log(2):.3f} bits  {report['chars_per_second']:,} chars/s"
         )
 
     def evaluated(self, step: int, progress: float, evaluation: Evaluation, is_best: bool) -> None:
@@ -188,7 +190,7 @@ class Reporter:
         for path in (self.run.metrics, self.run.samples):
             if path.exists():
                 os.truncate(path, min((written or {}).get(path.name, 0), path.stat().st_size))
-            self._files[path.name] = open(path, "a", encoding="utf-8", errors="replace", newline="\n")
+            self._files[path.name] = path.open("a", encoding="utf-8", errors="replace", newline="\n")
         if tensorboard:
             self.tensorboard = _tensorboard_writer(self.run)
 

@@ -31,7 +31,9 @@ class Run:
         run = cls(folder)
         for file in (run.last, run.best, run.metrics):
             if file.exists():
-                raise ConfigError(f"{folder} holds a run already ({file.name}); --resume goes on with it, --run DIR names another")
+                raise ConfigError(
+                    f"{folder} holds a run already ({file.name}); --resume goes on with it, --run DIR names another"
+                )
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -40,7 +42,7 @@ class Run:
 
     @classmethod
     def existing(cls, folder: Path | None) -> "Run":
-        """The run in a folder, by default the newest of runs/. Raises CheckpointError if there is none to go on from."""
+        """The run in a folder, by default the newest of runs/. Raises CheckpointError if there is none."""
         run = cls(folder or newest_run())
         if not run.last.exists():
             raise CheckpointError(f"{run.folder}: no last.safetensors there, so there is no run to go on with")
@@ -51,7 +53,9 @@ def newest_run() -> Path:
     """The run under runs/ whose checkpoint is the newest. Raises CheckpointError if there is none."""
     checkpoints = [path for name in ("last", "best") for path in RUNS.glob(f"*/{name}.safetensors")]
     if not checkpoints:
-        raise CheckpointError(f"no run in {RUNS}/ of this folder; `charrnn train` makes one, or name a run or checkpoint")
+        raise CheckpointError(
+            f"no run in {RUNS}/ of this folder; `charrnn train` makes one, or name a run or checkpoint"
+        )
     return max(checkpoints, key=lambda path: path.stat().st_mtime).parent
 
 

@@ -89,7 +89,7 @@ class Session:
         window = self.minibatches.window(self.position)
         nats, state = self._forward(window)
         self.optimizer.zero_grad(set_to_none=True)
-        (nats / window.num_targets).backward()
+        torch.autograd.backward(nats / window.num_targets)
         norm = float(clip_gradient(self.network.parameters(), self.config.training.clip_norm))
         total = nats.item()
         self._refuse_non_finite(total, norm)

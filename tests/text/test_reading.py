@@ -55,9 +55,8 @@ def test_any_text_in_utf8_comes_back_when_line_ends_are_kept(text: str) -> None:
 @given(st.binary(min_size=1))
 @example(b"\xef\xbb\xbfa\r\n\r\x00")
 def test_any_bytes_come_back_untouched_at_level_byte(raw: bytes) -> None:
-    assert read_bytes(raw, level="byte", encoding="no such", newlines="normalise") == Text(
-        raw, "standard input", ()
-    )
+    text = read_bytes(raw, level="byte", encoding="no such", newlines="normalise")
+    assert text == Text(raw, "standard input", ())
 
 
 @given(st.binary(min_size=1, max_size=40))
@@ -127,6 +126,13 @@ RUSSIAN = "Я помню чудное мгновенье\n"
             "it looks like a binary file: leave it out .* corpus.level=byte",
         ),
         (bytes(range(1, 0x90)), "utf-8", "it looks like a binary file"),
+        (b"words enough, but one NUL\0 and \xff", "utf-8", "it looks like a binary file"),
+        (GERMAN.encode("utf-16-le")[:-1], "utf-16", "the rest is utf-16, so this place is damaged"),
+        (
+            GERMAN.encode("utf-8-sig") + b"\xff",
+            "utf-8-sig",
+            "the rest is utf-8-sig, so this place is damaged",
+        ),
     ],
 )
 def test_advice_on_what_does_not_decode(raw: bytes, encoding: str, advice: str) -> None:
@@ -346,6 +352,14 @@ def test_a_file_that_links_lead_to_is_read_once(source: str) -> None:
     assert (text.content, text.name[:7]) == ("b\n", "1 file ")
 
 
+def test_of_several_names_of_a_folder_the_first_in_order_counts() -> None:
+    put("f/z/bad", b"\xff")
+    for number in range(9, -1, -1):
+        link(f"f/a{number}", "z")
+    with pytest.raises(TextError, match=rf"^{re.escape(os.path.join('f', 'a0', 'bad'))}, line 1"):
+        read_paths(["f"])
+
+
 def test_linked_files_and_folders_from_elsewhere_are_read() -> None:
     put("far/a", "a\n")
     put("b", "b\n")
@@ -476,7 +490,7 @@ def test_a_device_is_refused() -> None:
         ("https://example.org/poems.txt", "addresses are not read, so download it first"),
         ("*.md", r"the glob \*\.md matches no file"),
         ("**/*.md", r"the glob \*\*/\*\.md matches no file"),
-        ("*\0", r"the glob \*\\x00 matches no file"),
+        ("a\0/*", r"the glob a\\x00/\* matches no file"),
         ("bo*", r"the glob bo\* matches no file"),
         ("empty", "the folder empty holds no file to read"),
     ],

@@ -1,0 +1,79 @@
+"""What several tests share: a small text, a small configuration, a view that says nothing."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from charrnn.config import Config, load_config
+
+SMALL = {
+    "model.hidden_size": 13,
+    "training.batch_size": 4,
+    "training.seq_length": 11,
+    "training.budget": "40 steps",
+    "training.evaluations": 4,
+    "training.samples": 2,
+    "training.sample_length": 20,
+    "training.precision": "float32",
+    "training.device": "cpu",
+}
+"""Settings that train in a blink."""
+
+
+torch.set_num_threads(1)
+"""Networks of a few units gain nothing from a second thread, and lose when another process wants it."""
+
+
+class SilentView:
+    """A view that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+        self.samples: list[str] = []
+        self.evaluations: list[tuple[int, Any, bool]] = []
+
+    def say(self, label: str, text: str) -> None:
+        self.said.append((label, text))
+
+    def update(self, progress: float, report: dict[str, Any] | None) -> None:
+        pass
+
+    def evaluated(self, step: int, progress: float, evaluation: Any, is_best: bool) -> None:
+        self.evaluations.append((step, evaluation, is_best))
+
+    def sample(self, step: int, text: str) -> None:
+        self.samples.append(text)
+
+    def close(self) -> None:
+        pass
+
+    def text(self) -> str:
+        return "\n".join(f"{label}: {text}" for label, text in self.said)
+
+
+@pytest.fixture
+def view() -> SilentView:
+    return SilentView()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def text_file(folder: Path) -> Path:
+    """A text of 2,700 characters with some structure and some variety."""
+    lines = [f"{n} times {m} makes {n * m}, as everybody knows.\n" for n in range(3, 12) for m in range(2, 9)]
+    path = folder / "table.txt"
+    path.write_text("".join(lines)[:2700], encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def small_config(text_file: Path) -> Config:
+    return load_config(flags={**SMALL, "corpus.source": str(text_file)})

@@ -1,0 +1,109 @@
+"""Generation: the same seed, the same text, however it is asked for."""
+
+import numpy as np
+import pytest
+import torch
+
+from charrnn.config import ModelConfig
+from charrnn.model.network import CharRNN
+from charrnn.sampling.choosing import Choosing
+from charrnn.sampling.generation import generate
+from charrnn.text.vocabulary import UNKNOWN, Vocabulary
+
+VOCABULARY = Vocabulary.of("abcdefghij \n")
+
+
+def network(cell: str = "lstm", **options: object) -> CharRNN:
+    made = CharRNN(ModelConfig(cell=cell, hidden_size=13, **options), VOCABULARY.size).initialise(0)
+    with torch.no_grad():
+        made.readout.weight.mul_(20)
+    return made.eval()
+
+
+def draw(made: CharRNN, prefix: str = "abc", length: int = 300, lanes=(0,), how=None, seed: int = 7) -> np.ndarray:
+    return np.stack(list(generate(made, VOCABULARY, VOCABULARY.encode(prefix), length, how, seed, lanes)))
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_a_batch_draws_what_each_lane_draws_alone(cell):
+    made = network(cell, num_layers=2)
+    batch_TB = draw(made, lanes=range(6))
+    for lane in range(6):
+        assert np.array_equal(batch_TB[:, lane], draw(made, lanes=[lane])[:, 0])
+    assert len({tuple(column) for column in batch_TB.T}) == 6
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_another():
+    made = network()
+    assert np.array_equal(draw(made), draw(made))
+    assert not np.array_equal(draw(made), draw(made, seed=8))
+
+
+def test_a_longer_text_begins_with_the_shorter_one():
+    made = network()
+    assert np.array_equal(draw(made, length=700)[:300], draw(made, length=300))
+
+
+def test_exactly_the_asked_number_of_characters_is_drawn():
+    made = network()
+    for length in (0, 1, 2, 513):
+        assert len(list(generate(made, VOCABULARY, VOCABULARY.encode("a"), length))) == length
+
+
+def test_greedy_text_is_what_whole_windows_would_choose():
+    """The next character is the most probable by the network's own forward pass over all that came before."""
+    made = network("gru", num_layers=2)
+    ids = [int(i) for i in VOCABULARY.encode("abc")]
+    for chosen in generate(made, VOCABULARY, VOCABULARY.encode("abc"), 50, Choosing(temperature=0)):
+        logits_V = made(torch.tensor(ids)[:, None])[0][-1, 0]
+        logits_V[UNKNOWN] = -torch.inf
+        assert int(chosen[0]) == int(logits_V.argmax())
+        ids.append(int(chosen[0]))
+
+
+def test_the_prefix_is_read_whole_however_long():
+    """Two prefixes longer than a block of priming that differ only at their start lead to different distributions."""
+    made = network()
+    first, second = "a" + "bcde" * 150, "f" + "bcde" * 150
+    short = draw(made, prefix=first, length=1, how=Choosing(temperature=0))
+    assert short.shape == (1, 1)
+    logits = [made(torch.from_numpy(VOCABULARY.encode(p).astype(np.int64))[:, None])[0][-1, 0] for p in (first, second)]
+    for prefix, logits_V in zip((first, second), logits, strict=True):
+        logits_V[UNKNOWN] = -torch.inf
+        assert draw(made, prefix, 1, how=Choosing(temperature=0))[0, 0] == int(logits_V.argmax())
+
+
+def test_an_empty_prefix_begins_as_after_a_line_end():
+    made = network()
+    assert np.array_equal(draw(made, prefix=""), draw(made, prefix="\n"))
+
+
+def test_an_empty_prefix_works_without_a_line_end_in_the_vocabulary():
+    vocabulary = Vocabulary.of("abc")
+    made = CharRNN(ModelConfig(hidden_size=3), vocabulary.size).initialise(0)
+    assert len(list(generate(made, vocabulary, vocabulary.encode(""), 20))) == 20
+
+
+def test_the_unknown_character_is_never_drawn():
+    made = network()
+    with torch.no_grad():
+        made.readout.bias[UNKNOWN] = 50.0
+    assert not (draw(made, lanes=range(5)) == UNKNOWN).any()
+    assert not (draw(made, how=Choosing(temperature=0)) == UNKNOWN).any()
+
+
+def test_at_level_byte_id_zero_is_the_nul_byte_and_can_be_drawn():
+    vocabulary = Vocabulary("byte")
+    made = CharRNN(ModelConfig(hidden_size=3), 256).initialise(0)
+    with torch.no_grad():
+        made.readout.bias[0] = 50.0
+    assert all(ids[0] == 0 for ids in generate(made, vocabulary, vocabulary.encode("x"), 10))
+
+
+def test_drawing_leaves_global_random_state_and_mode_alone():
+    made = network(dropout=0.5).train()
+    before = torch.get_rng_state()
+    first = draw(made)
+    assert made.training
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(first, draw(made))

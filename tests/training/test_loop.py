@@ -1,0 +1,328 @@
+"""Training as a whole: it learns, it keeps the best, it stops and goes on, it leaves nothing half done."""
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from charrnn.config import Config, load_config
+from charrnn.errors import CharrnnError, CheckpointError, ConfigError, Interrupted, TextError, TrainingError
+from charrnn.text.dataset import load_dataset
+from charrnn.training import checkpoint, loop
+from charrnn.training.optimization import learning_rate_at
+from charrnn.training.runs import Run
+from charrnn.training.session import Session
+
+
+def with_settings(config: Config, *settings: str) -> Config:
+    return load_config(settings=settings, base=config)
+
+
+def records(run: Run, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if line["type"] == kind]
+
+
+def without_time(run: Run) -> list[dict[str, Any]]:
+    """metrics.jsonl but for what no two runs share: the clock, and the starting and stopping."""
+    timed = ("seconds", "chars_per_second")
+    lines = [json.loads(line) for line in run.metrics.read_text(encoding="utf-8").splitlines()]
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines if line["type"] != "event"]
+
+
+def assert_same_tensors(one: Path, other: Path) -> None:
+    first, second = (checkpoint.load(path, with_training=True) for path in (one, other))
+    for left, right in ((first.weights, second.weights), (first.training, second.training)):
+        assert left.keys() == right.keys()
+        for name in left:
+            assert torch.equal(left[name], right[name]), name
+
+
+def test_a_run_leaves_its_files_and_figures(small_config, view, folder):
+    run = loop.train(small_config, view, folder / "run")
+    assert {path.name for path in run.folder.iterdir()} == {
+        "config.yaml",
+        "metrics.jsonl",
+        "samples.txt",
+        "best.safetensors",
+        "last.safetensors",
+    }
+    assert load_config(run.config) == small_config
+    training = records(run, "training")
+    assert training[-1]["step"] == 40
+    keys = {"step", "epoch", "seconds", "nats_per_char", "learning_rate", "grad_norm", "clipped_share"}
+    assert keys < training[0].keys()
+    evaluations = records(run, "evaluation")
+    assert [found["step"] for found in evaluations] == [10, 20, 30, 40]
+    assert [found["step"] for found in records(run, "sample")] == [20, 40]
+    assert all(len(sample) == 20 for sample in view.samples)
+    best = min(found["nats_per_char"] for found in evaluations)
+    stored = checkpoint.load(run.best)
+    assert stored.metrics["validation"]["nats_per_char"] == best
+    assert not stored.training
+
+
+def test_best_is_not_overwritten_by_a_worse_last(small_config, view, folder):
+    """A learning rate that grows absurd makes the last model worse than an earlier one."""
+    config = with_settings(small_config, "schedule=constant", "warmup=0.9", "learning_rate=3", "clip_norm=null")
+    run = loop.train(config, view, folder / "run")
+    evaluations = records(run, "evaluation")
+    figures = [found["nats_per_char"] for found in evaluations]
+    assert figures[-1] > min(figures)
+    assert checkpoint.load(run.best).metrics["validation"]["nats_per_char"] == min(figures)
+    assert [found["best"] for found in evaluations] == [
+        figure == min(figures[: index + 1]) for index, figure in enumerate(figures)
+    ]
+
+
+def test_training_learns_more_than_the_letter_frequencies_of_its_validation_text(small_config, view, folder):
+    config = with_settings(small_config, "budget=400 steps", "hidden_size=32", "learning_rate=2e-2", "samples=0")
+    run = loop.train(config, view, folder / "run")
+    last = records(run, "evaluation")[-1]
+    assert last["nats_per_char"] < 0.8 * last["unigram_nats_per_char"]
+
+
+def test_the_same_seed_trains_the_same_model_and_another_seed_another(small_config, view, folder):
+    config = with_settings(small_config, "dropout=0.3", "num_layers=2")
+    first, second = (loop.train(config, view, folder / name) for name in ("first", "second"))
+    assert_same_tensors(first.last, second.last)
+    assert without_time(first) == without_time(second)
+    other = loop.train(with_settings(config, "seed=1"), view, folder / "other")
+    one, another = checkpoint.load(first.last).weights, checkpoint.load(other.last).weights
+    assert not torch.equal(one["readout.weight"], another["readout.weight"])
+
+
+def test_evaluations_and_samples_on_the_way_do_not_change_the_training(small_config, view, folder):
+    config = with_settings(small_config, "dropout=0.3")
+    often = loop.train(with_settings(config, "evaluations=20", "samples=10"), view, folder / "often")
+    seldom = loop.train(with_settings(config, "evaluations=1", "samples=0"), view, folder / "seldom")
+    assert_same_tensors(often.last, seldom.last)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGINT) -> None:
+    """Send this process a signal in the middle of a step, once."""
+    ordinary = Session._forward
+
+    def interrupted(self: Session, window: Any) -> Any:
+        if self.step_count + 1 == step:
+            monkeypatch.setattr(Session, "_forward", ordinary)
+            os.kill(os.getpid(), number)
+        return ordinary(self, window)
+
+    monkeypatch.setattr(Session, "_forward", interrupted)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["cell=lstm", "num_layers=2", "dropout=0.3"],
+        ["cell=gru", "partitioning=random", "dropout=0.2", "schedule=linear"],
+        ["cell=rnn", "engine=reference", "optimizer=sgd"],
+        ["cell=lstm", "precision=bfloat16", "budget=3 epochs"],
+        ["cell=gru", "precision=float64", "input=embedding", "embedding_size=7"],
+    ],
+    ids=lambda settings: " ".join(settings),
+)
+@pytest.mark.parametrize("stop_at", [1, 17])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(
+    settings, stop_at, small_config, view, folder, monkeypatch
+):
+    config = with_settings(small_config, *settings)
+    whole = loop.train(config, view, folder / "whole")
+    interrupt_at(monkeypatch, stop_at)
+    with pytest.raises(Interrupted, match="charrnn train --resume --run") as caught:
+        loop.train(config, view, folder / "parts")
+    assert caught.value.exit_code == 130
+    assert checkpoint.load(Run(folder / "parts").last).metrics["step"] == stop_at
+    torch.manual_seed(12345)  # whatever else the process does between must not matter
+    parts = loop.resume(view, folder / "parts", [], None)
+    assert_same_tensors(whole.last, parts.last)
+    assert_same_tensors(whole.best, parts.best)
+    assert without_time(whole) == without_time(parts)
+    assert whole.samples.read_bytes() == parts.samples.read_bytes()
+
+
+def test_lines_written_after_the_last_checkpoint_are_not_doubled_by_a_resume(small_config, view, folder, monkeypatch):
+    """A crash loses the steps since the checkpoint, and their lines with them."""
+    whole = loop.train(small_config, view, folder / "whole")
+    ordinary = Session._forward
+
+    def crash(self: Session, window: Any) -> Any:
+        if self.step_count == 17:
+            raise RuntimeError("power cut")
+        return ordinary(self, window)
+
+    monkeypatch.setattr(Session, "_forward", crash)
+    with pytest.raises(RuntimeError, match="power cut"):
+        loop.train(small_config, view, folder / "parts")
+    monkeypatch.setattr(Session, "_forward", ordinary)
+    assert records(Run(folder / "parts"), "training")[-1]["step"] > 10  # beyond the checkpoint of step 10
+    parts = loop.resume(view, folder / "parts", [], None)
+    assert without_time(whole) == without_time(parts)
+    assert_same_tensors(whole.last, parts.last)
+
+
+def test_sigterm_saves_too_and_reports_143(small_config, view, folder, monkeypatch):
+    interrupt_at(monkeypatch, 5, signal.SIGTERM)
+    with pytest.raises(Interrupted) as caught:
+        loop.train(small_config, view, folder / "run")
+    assert caught.value.exit_code == 143
+    assert checkpoint.load(Run(folder / "run").last).metrics["step"] == 5
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_time_budget_ends_on_time_with_the_learning_rate_at_its_end(small_config, view, folder, monkeypatch):
+    """By a clock that gives every step a tenth of a second."""
+    monkeypatch.setattr(Session, "seconds", property(lambda self: 0.1 * self.step_count))
+    config = with_settings(small_config, "budget=5s", "evaluations=2")
+    run = loop.train(config, view, folder / "run")
+    last = records(run, "training")[-1]
+    assert last["step"] == 50
+    assert last["learning_rate"] == pytest.approx(learning_rate_at(4.9 / 5, config.training))
+    assert records(run, "evaluation")[-1]["step"] == 50
+
+
+def test_a_time_budget_skips_evaluations_that_would_cost_too_much_but_never_the_last(
+    small_config, view, folder, monkeypatch
+):
+    monkeypatch.setattr(Session, "seconds", property(lambda self: 0.001 * self.step_count))
+    run = loop.train(with_settings(small_config, "budget=0.05s", "evaluations=10"), view, folder / "run")
+    steps = [found["step"] for found in records(run, "evaluation")]
+    assert steps == [5, 50]  # the first real one took longer than a twentieth of what this clock ever shows
+
+
+def test_a_resumed_time_budget_has_the_time_it_had_left(small_config, view, folder):
+    config = with_settings(small_config, "budget=1000h", "evaluations=1")
+    dataset = load_dataset(config.corpus)
+    session = loop.begin(config, dataset)
+    session.step(0.0)
+    stored = session.full_checkpoint({})
+    stored.progress["seconds"] = 900 * 3600.0
+    later = loop.begin(config, dataset)
+    later.restore(stored)
+    assert later.progress() == pytest.approx(0.9, abs=1e-4)
+
+
+def test_a_run_is_extended_by_a_larger_budget_and_says_what_the_schedule_does(small_config, view, folder):
+    loop.train(small_config, view, folder / "run")
+    run = loop.resume(view, folder / "run", ["evaluations=8"], "80 steps")
+    assert checkpoint.load(run.last).metrics["step"] == 80
+    assert "the learning rate now follows the new budget" in view.text()
+
+
+def test_a_finished_run_resumed_as_it_is_says_so_and_changes_nothing(small_config, view, folder):
+    run = loop.train(small_config, view, folder / "run")
+    before = checkpoint.load(run.last).weights
+    loop.resume(view, folder / "run", [], None)
+    assert "it is finished, and --budget with a larger one extends it" in view.text()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in checkpoint.load(run.last).weights.items())
+
+
+def test_a_resumed_run_refuses_a_change_that_would_make_it_another(small_config, view, folder):
+    loop.train(small_config, view, folder / "run")
+    with pytest.raises(ConfigError, match=r"model.hidden_size, training.seed: cannot change in a resumed run"):
+        loop.resume(view, folder / "run", ["hidden_size=14", "seed=3"], None)
+
+
+def test_a_resumed_run_refuses_another_text_under_the_same_name(small_config, view, folder, text_file):
+    loop.train(small_config, view, folder / "run")
+    text_file.write_text(text_file.read_text(encoding="utf-8").replace("makes", "gives"), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="no longer the text"):
+        loop.resume(view, folder / "run", [], None)
+
+
+def test_a_run_is_never_overwritten(small_config, view, folder):
+    loop.train(small_config, view, folder / "run")
+    with pytest.raises(ConfigError, match="holds a run already"):
+        loop.train(small_config, view, folder / "run")
+
+
+def test_resuming_where_there_is_no_run_is_an_error(folder, view):
+    with pytest.raises(CheckpointError, match="no run in runs"):
+        loop.resume(view, None, [], None)
+    with pytest.raises(CheckpointError, match="no last.safetensors there"):
+        loop.resume(view, folder / "nothing", [], None)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_weights_move(small_config, folder):
+    session = loop.begin(small_config, load_dataset(small_config.corpus))
+    session.step(0.5)
+    before = {name: tensor.clone() for name, tensor in session.network.state_dict().items()}
+    with torch.no_grad():
+        session.network.readout.bias[3] = math.nan
+        before["readout.bias"][3] = math.nan
+    with pytest.raises(TrainingError, match="the loss is no longer finite at step 2.*lower training.learning_rate"):
+        session.step(0.5)
+    for name, tensor in session.network.state_dict().items():
+        assert torch.equal(tensor.nan_to_num(7), before[name].nan_to_num(7))
+
+
+def test_clipped_steps_are_counted(small_config, folder):
+    always = loop.begin(with_settings(small_config, "clip_norm=1e-6"), load_dataset(small_config.corpus))
+    never = loop.begin(with_settings(small_config, "clip_norm=1e6"), load_dataset(small_config.corpus))
+    for session, share in ((always, 1.0), (never, 0.0)):
+        for _ in range(3):
+            session.step(0.5)
+        assert session.report()["clipped_share"] == share
+
+
+def test_the_state_is_carried_within_an_epoch_and_reset_where_the_stream_wraps(small_config, folder):
+    session = loop.begin(small_config, load_dataset(small_config.corpus))
+    seen = []
+    ordinary = session.network.forward
+    session.network.forward = lambda ids, state=None, execution=None: (  # type: ignore[method-assign]
+        seen.append(state is not None) or ordinary(ids, state, execution)
+    )
+    windows = session.minibatches.windows_in(0)
+    for _ in range(windows + 2):
+        session.step(0.1)
+    assert seen == [False] + [True] * (windows - 1) + [False, True]
+
+
+def test_without_validation_text_the_last_model_is_the_one_there_is(small_config, view, folder):
+    run = loop.train(with_settings(small_config, "validation=0"), view, folder / "run")
+    assert not run.best.exists()
+    assert run.last.exists()
+    assert view.evaluations == []
+
+
+@pytest.mark.parametrize("text", ["ab", "a", "", "aaaaaaaaaaaaaaaaaaaa", "ab\n" * 9])
+@pytest.mark.parametrize("partitioning", ["sequential", "random"])
+def test_the_shortest_texts_train_or_say_why_not(text, partitioning, small_config, view, folder, text_file):
+    text_file.write_text(text, encoding="utf-8")
+    config = with_settings(small_config, f"partitioning={partitioning}", "validation=0.3", "budget=3 epochs")
+    try:
+        loop.train(config, view, folder / "run")
+        assert len(text) >= 4
+    except CharrnnError as error:
+        assert isinstance(error, TextError)
+        assert len(text) < 4
+
+
+def test_training_goes_on_from_another_models_weights_and_vocabulary(small_config, view, folder, text_file):
+    first = loop.train(small_config, view, folder / "first")
+    other = folder / "other.txt"
+    other.write_text("Zebras times 3 makes 12.\n" * 40, encoding="utf-8")
+    config = with_settings(small_config, f"source={other}", "budget=1 steps", "learning_rate=1e-9")
+    second = loop.train(config, view, folder / "second", init_from=first.best)
+    one, another = checkpoint.load(first.best), checkpoint.load(second.last)
+    assert one.vocabulary == another.vocabulary
+    torch.testing.assert_close(one.weights["rnn.weight_hh_l0"], another.weights["rnn.weight_hh_l0"])
+    assert "outside the vocabulary" in view.text()  # Z and b were never seen
+
+
+def test_a_planted_validation_secret_is_not_learnt(small_config, view, folder, text_file):
+    """The held-out tenth repeats one line; a model that saw it would know it by heart after so many steps."""
+    secret = "xylophones quarrel jovially with bewitched zugzwang. " * 6
+    text_file.write_text(text_file.read_text(encoding="utf-8")[: 9 * len(secret)] + secret, encoding="utf-8")
+    config = with_settings(small_config, "budget=300 steps", "hidden_size=32", "learning_rate=2e-2", "samples=0")
+    run = loop.train(config, view, folder / "run")
+    last_training = records(run, "training")[-1]["nats_per_char"]
+    last_validation = records(run, "evaluation")[-1]["nats_per_char"]
+    assert last_training < 1.0
+    assert last_validation > 3.0

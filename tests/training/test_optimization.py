@@ -1,0 +1,89 @@
+"""The schedule, the optimizer's groups, clipping."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from charrnn.config import ModelConfig, TrainingConfig
+from charrnn.model.network import CharRNN
+from charrnn.training.optimization import clip_gradient, learning_rate_at, make_optimizer, set_learning_rate
+
+
+def training(**options: object) -> TrainingConfig:
+    return TrainingConfig(**{"learning_rate": 0.1, "warmup": 0.2, "final_learning_rate": 0.02, **options})
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [("cosine", 0.06), ("linear", 0.06), ("constant", 0.1)])
+def test_the_learning_rate_rises_in_the_warm_up_and_ends_where_the_schedule_says(schedule, middle):
+    config = training(schedule=schedule)
+    assert learning_rate_at(0.0, config) == 0
+    assert learning_rate_at(0.1, config) == pytest.approx(0.05)
+    assert learning_rate_at(0.2, config) == pytest.approx(0.1)
+    assert learning_rate_at(0.6, config) == pytest.approx(middle)
+    assert learning_rate_at(1.0, config) == pytest.approx(0.1 if schedule == "constant" else 0.02)
+    assert learning_rate_at(1.7, config) == learning_rate_at(1.0, config)
+
+
+def test_the_cosine_stands_above_the_line_before_the_middle_and_below_it_after():
+    cosine, linear = training(schedule="cosine"), training(schedule="linear")
+    assert learning_rate_at(0.4, cosine) > learning_rate_at(0.4, linear)
+    assert learning_rate_at(0.8, cosine) < learning_rate_at(0.8, linear)
+
+
+def test_without_warm_up_the_first_step_has_the_full_learning_rate():
+    assert learning_rate_at(0.0, training(warmup=0.0)) == pytest.approx(0.1)
+
+
+def network() -> CharRNN:
+    return CharRNN(ModelConfig(hidden_size=5), 11).initialise(0)
+
+
+def test_weight_decay_pulls_on_matrices_and_leaves_biases_alone():
+    made = network()
+    optimizer = make_optimizer(made, training(weight_decay=0.5, learning_rate=0.1, final_learning_rate=0.0))
+    before = {name: parameter.detach().clone() for name, parameter in made.named_parameters()}
+    for parameter in made.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, parameter in made.named_parameters():
+        shrunk = before[name] * (1 - 0.1 * 0.5) if parameter.dim() > 1 else before[name]
+        torch.testing.assert_close(parameter.detach(), shrunk)
+
+
+def test_a_new_learning_rate_keeps_the_moments():
+    made = network()
+    optimizer = make_optimizer(made, training())
+    for parameter in made.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    moments = [optimizer.state[parameter]["exp_avg"].clone() for parameter in made.parameters()]
+    set_learning_rate(optimizer, 0.001)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.001, 0.001]
+    for parameter, moment in zip(made.parameters(), moments, strict=True):
+        assert torch.equal(optimizer.state[parameter]["exp_avg"], moment)
+
+
+def test_sgd_is_the_books_plain_update():
+    made = network()
+    optimizer = make_optimizer(made, training(optimizer="sgd", weight_decay=0.0))
+    before = made.readout.weight.detach().clone()
+    for parameter in made.parameters():
+        parameter.grad = torch.full_like(parameter, 2.0)
+    optimizer.step()
+    torch.testing.assert_close(made.readout.weight.detach(), before - 0.1 * 2.0)
+
+
+@pytest.mark.parametrize("theta", [0.5, 100.0, None])
+def test_clipping_scales_all_gradients_by_theta_over_the_norm_and_only_when_above(theta):
+    """g <- min(1, theta / ||g||) g with the norm over all parameters together."""
+    parameters = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(2, 2))]
+    gradients = [torch.tensor([1.0, -2.0, 3.0]), torch.tensor([[4.0, 0.0], [0.0, -5.0]])]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.clone()
+    norm = math.sqrt(1 + 4 + 9 + 16 + 25)
+    assert clip_gradient(parameters, theta).item() == pytest.approx(norm)
+    scale = min(1.0, theta / norm) if theta else 1.0
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient * scale, rtol=1e-5, atol=0)
