@@ -102,6 +102,8 @@ class CorpusConfig(_Section):
     """normalise turns CRLF and CR into LF; keep leaves them."""
     level: Literal["character", "byte"] = "character"
     """What one step predicts: a code point, or a byte of the files as they are."""
+    max_characters: Annotated[Integer, Field(ge=1)] | None = None
+    """Only the first so many characters (bytes, at level byte) of the text; null for all of it."""
     min_count: Annotated[Integer, Field(ge=1)] = 1
     """Characters rarer than this in the training text become the unknown character."""
     validation: Annotated[Number, Field(ge=0, lt=1)] = 0.1
@@ -160,15 +162,15 @@ class TrainingConfig(_Section):
 
     budget: BudgetText = "2m"
     """How long: a time (90s, 5m, 2h), or `30 epochs`, or `20000 steps`."""
-    batch_size: Annotated[Integer, Field(ge=1, le=1_000_000)] = 16
+    batch_size: Annotated[Integer, Field(ge=1, le=1_000_000)] = 32
     """B, the lanes of a minibatch."""
-    seq_length: Annotated[Integer, Field(ge=1, le=1_000_000)] = 64
+    seq_length: Annotated[Integer, Field(ge=1, le=1_000_000)] = 32
     """T, the steps of a window, through which the gradient flows back."""
     partitioning: Literal["sequential", "random"] = "sequential"
     """sequential carries the state from window to window; random shuffles windows and starts each from zero."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """adamw (Loshchilov and Hutter 2019), or sgd, plain stochastic gradient descent as in the book."""
-    learning_rate: Annotated[Number, Field(gt=0)] = 6e-3
+    learning_rate: Annotated[Number, Field(gt=0)] = 8e-3
     """The highest learning rate."""
     betas: tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]] = (0.9, 0.99)
     """adamw's decay of the mean and of the mean square of gradients."""
@@ -315,7 +317,7 @@ def _parse_yaml(text: str, name: str) -> _Settings:
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        if node is None:
+        if node is None or node.tag == "tag:yaml.org,2002:null":
             return _Settings({}, {})
         if not isinstance(node, yaml.MappingNode):
             line = node.start_mark.line + 1

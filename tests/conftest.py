@@ -68,7 +68,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def text_file(folder: Path) -> Path:
     """A text of 2,700 characters with some structure and some variety."""
-    lines = [f"{n} times {m} makes {n * m}, as everybody knows.\n" for n in range(3, 12) for m in range(2, 9)]
+    lines = [f"{n} times {m} makes {n * m}, as everybody knows.\n" for n in range(3, 12) for m in range(2, 10)]
     path = folder / "table.txt"
     path.write_text("".join(lines)[:2700], encoding="utf-8")
     return path

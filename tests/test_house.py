@@ -135,6 +135,9 @@ def test_every_shipped_configuration_trains(path, view, folder, text_file):
 
 
 def test_the_package_declares_its_version_once():
-    assert charrnn.__version__ in subprocess.run(
-        [sys.executable, "-m", "charrnn", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
-    ).stdout
+    assert (
+        charrnn.__version__
+        in subprocess.run(
+            [sys.executable, "-m", "charrnn", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout
+    )

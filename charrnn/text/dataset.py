@@ -64,7 +64,7 @@ def encode_text(text: Text, config: CorpusConfig, vocabulary: Vocabulary | None 
         raise ConfigError(
             f"corpus.level = {config.level!r}: expected {vocabulary.level!r}, the level of the given model's vocabulary"
         )
-    content = text.content
+    content = text.content[: config.max_characters]
     train_end, validation_end = split_bounds(len(content), config.validation, config.test)
     vocabulary = vocabulary or Vocabulary.of(content[:train_end], config.min_count)
     ids = vocabulary.encode(content, on_unknown="replace", what=text.name)

@@ -81,10 +81,13 @@ class Training:
         self.evaluation_seconds += time.perf_counter() - started
 
     def sample(self) -> str:
-        """What the model writes after the configured prefix."""
+        """What the model writes after the configured prefix, of which it reads the characters that it knows.
+
+        A shipped configuration with another text should train, not fail for want of a letter in its prefix.
+        """
         session, training = self.session, self.session.config.training
         vocabulary = session.dataset.vocabulary
-        prefix = vocabulary.encode(training.sample_prefix, what="training.sample_prefix")
+        prefix = vocabulary.encode(training.sample_prefix, on_unknown="skip")
         drawn = generate(session.network, vocabulary, prefix, training.sample_length, seed=training.seed)
         return training.sample_prefix + vocabulary.decode([int(ids[0]) for ids in drawn])
 
@@ -160,8 +163,6 @@ def begin(
     """A session at its start: the network made (or taken from a checkpoint), seeded and placed."""
     torch.manual_seed(config.training.seed)
     device = choose_device(config.training.device)
-    if config.training.sample_prefix and config.training.samples:
-        dataset.vocabulary.encode(config.training.sample_prefix, what="training.sample_prefix")
     if stored:
         network = stored.network()
     else:

@@ -83,9 +83,7 @@ rows = arrays.arrays(
     top_p=st.none() | st.floats(1e-6, 1),
     min_p=st.none() | st.floats(0, 1),
 )
-def test_a_forbidden_character_is_never_chosen_and_something_always_is(
-    logits, seed, temperature, top_k, top_p, min_p
-):
+def test_a_forbidden_character_is_never_chosen_and_something_always_is(logits, seed, temperature, top_k, top_p, min_p):
     logits[:, 0] = 1.0  # at least one character is allowed
     uniforms = np.random.default_rng(seed).random(len(logits))
     chosen = choose(logits, uniforms, Choosing(temperature, top_k, top_p, min_p))

@@ -76,19 +76,19 @@ def test_a_failed_write_leaves_the_older_file_and_no_rubbish(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CheckpointError, match="No space left on device.*untouched"):
+    with pytest.raises(CheckpointError, match=r"No space left on device.*untouched"):
         checkpoint.save(path, replace(make(), metrics={"step": 4}))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_vanished_folder_is_an_error_that_names_the_file(tmp_path):
-    with pytest.raises(CheckpointError, match="cannot write .*gone"):
+    with pytest.raises(CheckpointError, match=r"cannot write .*gone"):
         checkpoint.save(tmp_path / "gone" / "a.safetensors", make())
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(CheckpointError, match="nothing.safetensors: no such checkpoint"):
+    with pytest.raises(CheckpointError, match=r"nothing.safetensors: no such checkpoint"):
         checkpoint.load(tmp_path / "nothing.safetensors")
 
 
@@ -96,7 +96,7 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="not a checkpoint, or a damaged one"):
+    with pytest.raises(CheckpointError, match=r"not a checkpoint, or a damaged one"):
         checkpoint.load(path)
 
 
@@ -167,13 +167,13 @@ def test_a_newer_format_is_refused_with_the_versions(tmp_path):
 )
 def test_a_damaged_header_is_refused(tmp_path, changes):
     path = rewritten(tmp_path / "a.safetensors", **changes)
-    with pytest.raises(CheckpointError, match="damaged"):
+    with pytest.raises(CheckpointError, match=r"damaged"):
         checkpoint.load(path)
 
 
 def test_a_foreign_safetensors_file_is_refused(tmp_path):
     save_file({"a": torch.zeros(3)}, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match="not a checkpoint of charrnn's"):
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of charrnn's"):
         checkpoint.load(tmp_path / "a.safetensors")
 
 
