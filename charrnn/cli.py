@@ -48,6 +48,14 @@ class OnUnknown(Enum):
     replace = "replace"
 
 
+class Axis(Enum):
+    """Along which learning curves run."""
+
+    seconds = "seconds"
+    steps = "steps"
+    epochs = "epochs"
+
+
 class Level(Enum):
     """What one step predicts."""
 
@@ -317,6 +325,25 @@ def _print_evaluation(trained: "TrainedModel", found: "Evaluation", what: str) -
         typer.echo(f"{name:<28}{value:>9.4f}  {meaning}".rstrip())
     if found.unknown:
         typer.echo(f"{found.unknown:,} characters are unknown to the model, and are scored as one unknown character")
+
+
+@app.command()
+@_command
+def plot(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Runs' folders; else the newest.")
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="A .png, .svg or .pdf.")] = Path(
+        "curves.png"
+    ),
+    axis: Annotated[Axis, typer.Option(help="Along which the curves run.")] = Axis.seconds,
+) -> None:
+    """Draw the learning curves of runs into a file (needs the extra charrnn[plot])."""
+    from charrnn.insight import plotting
+    from charrnn.training.runs import Run, newest_run
+
+    plotting.plot_curves([Run(folder) for folder in runs or [newest_run()]], output, axis.value)
+    typer.echo(output)
 
 
 @app.command(name="config")

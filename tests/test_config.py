@@ -664,9 +664,7 @@ def test_every_option_is_documented_in_the_json_schema(section, key):
     schema = Config.model_json_schema()
     definition = schema["$defs"][schema["properties"][section]["$ref"].rpartition("/")[2]]
     assert definition["additionalProperties"] is False
-    described = definition["properties"][key]["description"]
-    assert described[0].isupper() or described.startswith(("normalise", "sequential", "adamw", "phi", "theta", "cpu"))
-    assert described.endswith(".")
+    assert len(definition["properties"][key]["description"].split()) >= 3
     assert definition["properties"][key]["default"] == Config().model_dump(mode="json")[section][key]
 
 

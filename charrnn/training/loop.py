@@ -76,7 +76,7 @@ class Training:
             session.best_nats_per_char = found.nats_per_char
             checkpoint.save(self.run.best, session.model_checkpoint())
         self.last_evaluation = found
-        self.reporter.evaluated(session.step_count, progress, found, is_best)
+        self.reporter.evaluated(session.place(), progress, found, is_best)
         self.save()
         self.evaluation_seconds += time.perf_counter() - started
 

@@ -221,12 +221,12 @@ class Reporter:
         self._scalars("training", report)
         self.view.update(progress, report)
 
-    def evaluated(self, step: int, progress: float, evaluation: Evaluation, is_best: bool) -> None:
-        """An evaluation on the validation split."""
-        figures = {"split": "validation", "step": step, **evaluation.to_json(), "best": is_best}
+    def evaluated(self, where: Mapping[str, Any], progress: float, evaluation: Evaluation, is_best: bool) -> None:
+        """An evaluation on the validation split. where: its step, epoch and seconds."""
+        figures = {"split": "validation", **where, **evaluation.to_json(), "best": is_best}
         self._write("evaluation", figures)
         self._scalars("validation", figures)
-        self.view.evaluated(step, progress, evaluation, is_best)
+        self.view.evaluated(where["step"], progress, evaluation, is_best)
 
     def sample(self, step: int, text: str) -> None:
         """A sample: shown, logged, and appended to samples.txt as it is."""

@@ -78,6 +78,10 @@ class Session:
         spent = {"seconds": self.seconds, "epochs": self.epochs, "steps": self.step_count}[self.budget.unit]
         return spent / self.budget.amount
 
+    def place(self) -> dict[str, float]:
+        """Where the run is, as its log and its checkpoints say it."""
+        return {"step": self.step_count, "epoch": round(self.epochs, 4), "seconds": round(self.seconds, 3)}
+
     # ---- one step
 
     def step(self, progress: float) -> None:
@@ -131,9 +135,7 @@ class Session:
         """The figures of training since the last report, and a new tally."""
         tally, self.tally = self.tally, Tally()
         report = {
-            "step": self.step_count,
-            "epoch": round(self.epochs, 4),
-            "seconds": round(self.seconds, 3),
+            **self.place(),
             "nats_per_char": tally.nats / tally.characters,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "grad_norm": tally.last_norm,
@@ -156,12 +158,7 @@ class Session:
                 "characters": len(self.dataset.training) + len(self.dataset.validation) + len(self.dataset.test),
                 "sha256": self.dataset.fingerprint,
             },
-            metrics={
-                "step": self.step_count,
-                "epoch": round(self.epochs, 4),
-                "seconds": round(self.seconds, 3),
-                **self.latest,
-            },
+            metrics={**self.place(), **self.latest},
         )
 
     def full_checkpoint(self, written: dict[str, int]) -> Checkpoint:

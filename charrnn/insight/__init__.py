@@ -1,0 +1,1 @@
+"""A trained model, or a run, to understanding."""
