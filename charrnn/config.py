@@ -466,7 +466,7 @@ def _explain(problem: Any, places: Mapping[Key, str]) -> str:
     # Pydantic's location holds the members of unions and lists behind the key; ours are two names deep.
     key = tuple(str(part) for part in problem["loc"][:2])
     beneath = (place for said, place in places.items() if said[: len(key)] == key)
-    place = places.get(key) or next(beneath, None) or places.get(key[:1])
+    place = places.get(key) or next(beneath, None)
     prefix = f"{place}: " if place else ""
     dotted = ".".join(key)
     if problem["type"] in ("extra_forbidden", "invalid_key"):

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from charrnn.config import (
-    LARGEST_FILE,
     RESUMABLE,
     Budget,
     Config,
@@ -31,7 +30,7 @@ SECTIONS = {"corpus": CorpusConfig, "model": ModelConfig, "training": TrainingCo
 KEYS = [(section, key) for section, model in SECTIONS.items() for key in model.model_fields]
 
 # Other processes may slow an example down, and a file written anew for each needs no new folder.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+patient = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(autouse=True)
@@ -286,6 +285,7 @@ def test_set_knows_every_option_by_its_full_name_and_by_its_own(here):
         ("corpus:\n  source: 2001-99-99", "c.yaml:2: not valid YAML: '2001-99-99' is not a valid timestamp; quote it"),
         ("model:\n  cell: !!bool maybe", "c.yaml:2: not valid YAML: 'maybe' is not a valid bool"),
         ("model:\n  cell: !!int ''", "c.yaml:2: not valid YAML: '' is not a valid int"),
+        ("model:\n  hidden_size: 1" + 180 * ":00" + ".5", "c.yaml:2: not valid YAML: '1:00:00"),
         ("model:\n  cell: !!timestamp now", "c.yaml:2: not valid YAML: 'now' is not a valid timestamp"),
         ("model:\n  seed: " + 5000 * "9", "c.yaml:2: not valid YAML: '999"),
         ('model:\n  cell: "\\UFFFFFFFF"', "c.yaml: not valid YAML: "),
@@ -400,13 +400,15 @@ def test_a_file_as_large_as_a_text_is_refused_unparsed(monkeypatch):
         raise AssertionError("parsed")
 
     monkeypatch.setattr("charrnn.config._parse_yaml", parse)
-    with pytest.raises(ConfigError, match=r"c\.yaml: too large for a configuration \(over 1,000,000 bytes\)"):
-        load(b"\n" * (LARGEST_FILE + 1))
+    monkeypatch.setattr("charrnn.config.LARGEST_FILE", 1000)
+    with pytest.raises(ConfigError, match=r"c\.yaml: too large for a configuration \(over 1,000 bytes\)"):
+        load(b"\n" * 1001)
 
 
-def test_a_file_of_the_largest_size_is_read():
+def test_a_file_of_the_largest_size_is_read(monkeypatch):
+    monkeypatch.setattr("charrnn.config.LARGEST_FILE", 1000)
     said = b"\nmodel: {cell: gru}"
-    assert load(b"#" * (LARGEST_FILE - len(said)) + said).model.cell == "gru"
+    assert load(b"#" * (1000 - len(said)) + said).model.cell == "gru"
 
 
 def test_an_error_shows_the_beginning_of_a_long_value_only():
