@@ -329,13 +329,6 @@ def test_on_a_terminal_training_draws_a_bar_with_the_figures(text_file):
         assert part in drawn
 
 
-def test_control_characters_reach_a_pipe_raw_and_a_terminal_as_pictures():
-    from charrnn.training.reporting import harmless
-
-    assert harmless("a\x1b[31mb\x07\n\tc\x7f\x9b") == "a␛[31mb␇\n\tc␡\ufffd"
-    assert harmless("é€😀") == "é€😀"
-
-
 # ---- evaluate
 
 

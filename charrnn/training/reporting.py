@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from charrnn.errors import ConfigError
@@ -84,7 +84,7 @@ class LiveView:
         self._report: dict[str, Any] | None = None
         self._started = time.perf_counter()
         self._first_progress: float | None = None
-        columns = (BarColumn(20), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.fields[figures]}"))
+        columns = (BarColumn(20), TaskProgressColumn(), TextColumn("{task.fields[figures]}"))
         self._progress = Progress(*columns, console=console, transient=True, refresh_per_second=4)
         self._task = self._progress.add_task("training", total=1.0, figures="")
 
@@ -100,7 +100,8 @@ class LiveView:
             self._progress.update(self._task, completed=min(progress, 1.0), figures=self._figures(progress))
 
     def _figures(self, progress: float) -> str:
-        parts = [f"{duration(self._seconds_left(progress))} left"]
+        elapsed = time.perf_counter() - self._started
+        parts = [f"{duration(elapsed)} gone, {duration(self._seconds_left(progress, elapsed))} left"]
         if self._report:
             nats = self._report["nats_per_char"]
             parts.append(f"epoch {self._report['epoch']:.2f}")
@@ -111,9 +112,8 @@ class LiveView:
             parts.append(f"{self._report['chars_per_second']:,} chars/s")
         return " · ".join(parts)
 
-    def _seconds_left(self, progress: float) -> float:
+    def _seconds_left(self, progress: float, elapsed: float) -> float:
         done = progress - (self._first_progress or 0.0)
-        elapsed = time.perf_counter() - self._started
         return elapsed / done * (1 - progress) if done > 0 else math.inf
 
     def evaluated(self, step: int, progress: float, evaluation: Evaluation, is_best: bool) -> None:

@@ -1,0 +1,84 @@
+"""What a run says of itself."""
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from charrnn.training import loop
+from charrnn.training.evaluation import Evaluation
+from charrnn.training.reporting import LiveView, PlainView, duration, harmless
+from tests.training.test_loop import with_settings
+
+FOUND = Evaluation(
+    nats=160.0, characters=100, bytes=100, unknown=0, unigram_nats_per_char=3.0, uniform_nats_per_char=4.0
+)
+REPORT = {"step": 7, "epoch": 0.5, "nats_per_char": 2.0, "chars_per_second": 1234}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1:00"), (185, "3:05"), (3723, "1:02:03"), (math.inf, "?"), (math.nan, "?")],
+)
+def test_durations_are_said_as_people_say_them(seconds, shown):
+    assert duration(seconds) == shown
+
+
+def test_control_characters_are_shown_as_pictures():
+    assert harmless("a\x1b[31mb\x07\n\tc\x7f\x9b") == "a␛[31mb␇\n\tc␡\ufffd"
+    assert harmless("é€😀") == "é€😀"
+    assert harmless("\ud800") == "?"
+
+
+def test_the_plain_view_writes_whole_lines_even_to_a_narrow_encoding():
+    raw = io.BytesIO()
+    view = PlainView(io.TextIOWrapper(raw, encoding="ascii"))
+    view.say("note", "Größe \x1b[2J")
+    view.update(0.5, REPORT)
+    view.evaluated(7, 0.5, FOUND, True)
+    view.sample(7, "ein Beispiel €")
+    view.close()
+    text = raw.getvalue().decode("ascii")
+    assert "Gr\\xf6\\xdfe \\u241b[2J" in text
+    assert "50%  step 7  epoch 0.50  train 2.0000 nats/char = 2.885 bits  1,234 chars/s" in text
+    assert "50%  step 7  validation 1.6000 nats/char = 2.308 bits, perplexity 4.95  best" in text
+    assert "ein Beispiel \\u20ac" in text
+
+
+def test_the_plain_view_does_not_repeat_itself_within_seconds():
+    stream = io.StringIO()
+    view = PlainView(stream)
+    for _ in range(5):
+        view.update(0.5, REPORT)
+    assert stream.getvalue().count("\n") == 1
+
+
+def test_the_live_view_shows_the_figures_and_takes_brackets_in_a_text_for_text():
+    stream = io.StringIO()
+    view = LiveView(Console(file=stream, force_terminal=True, width=200, color_system=None))
+    view.say("note", "[bold]not markup[/bold]")
+    view.update(0.25, None)
+    view.update(0.5, REPORT)
+    view.evaluated(7, 0.5, FOUND, True)
+    view.update(0.6, None)
+    view.sample(7, "[red]x[/red]")
+    view.close()
+    drawn = stream.getvalue()
+    for part in (
+        "[bold]not markup[/bold]",
+        "[red]x[/red]",
+        "60%",
+        "train 2.000 nats = 2.89 bits",
+        "val 1.600 best 1.600",
+    ):
+        assert part in drawn
+
+
+def test_metrics_are_written_for_tensorboard_too(small_config, view, folder):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = loop.train(with_settings(small_config, "tensorboard=true"), view, folder / "run")
+    events = accumulator.EventAccumulator(str(run.folder)).Reload()
+    values = [event.value for event in events.Scalars("validation/nats_per_char")]
+    assert values == pytest.approx([found.nats_per_char for _, found, _ in view.evaluations])
+    assert events.Scalars("training/chars_per_second")[-1].step == 40
