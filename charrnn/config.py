@@ -186,8 +186,8 @@ class TrainingConfig(_Section):
     """theta of the book: the gradient's largest global norm; null for no clipping."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Of the products; auto takes bfloat16 where the hardware has it and a trial shows it faster, else float32."""
-    engine: Literal["auto", "reference", "torch"] = "auto"
-    """What runs the layers: the readable equations, or PyTorch's own kernels."""
+    engine: Literal["auto", "reference", "written", "torch"] = "auto"
+    """What runs the layers: the readable equations, their gradients by hand, or PyTorch's own kernels."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes cuda where there is one."""
     seed: Annotated[Integer, Field(ge=0, lt=2**63)] = 0

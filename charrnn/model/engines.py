@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from charrnn.model.bptt import written
 from charrnn.model.cells import Cell, State, Weights
 
 
@@ -97,4 +98,4 @@ def _dropped(H_TBH: Tensor, dropout: float, layer: int) -> Tensor:
     return functional.dropout(H_TBH, dropout) if dropout and layer else H_TBH
 
 
-ENGINES: dict[str, Engine] = {"reference": reference, "torch": with_torch}
+ENGINES: dict[str, Engine] = {"reference": reference, "written": written, "torch": with_torch}

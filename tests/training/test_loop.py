@@ -335,3 +335,20 @@ def test_a_planted_validation_secret_is_not_learnt(small_config, view, folder, t
     last_validation = records(run, "evaluation")[-1]["nats_per_char"]
     assert last_training < 1.0
     assert last_validation > 3.0
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("engine", ["written", "torch"])
+def test_every_engine_follows_the_reference_through_hundreds_of_steps(engine, cell, small_config, folder):
+    losses = []
+    for name in ("reference", engine):
+        settings = (f"cell={cell}", f"engine={name}", "precision=float64", "num_layers=2", "hidden_size=7")
+        config = with_settings(small_config, *settings)
+        session = loop.begin(config, load_dataset(config.corpus))
+        figures = []
+        for step in range(200):
+            session.step(step / 200)
+            figures.append(session.report()["nats_per_char"])
+        losses.append(figures)
+    assert losses[0][-1] < 0.8 * losses[0][0]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-9)
