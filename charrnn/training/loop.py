@@ -152,7 +152,7 @@ def resume(view: View, folder: Path | None, settings: list[str], budget: str | N
     session = begin(config, dataset, stored, placement)
     session.restore(stored)
     reporter = Reporter(run, view)
-    reporter.open(stored.progress["written"], config.training.tensorboard)
+    reporter.open(stored.progress.get("written", {}), config.training.tensorboard)
     reporter.event("resume", _resumed(session, stored, run), step=session.step_count)
     return _run(session, run, reporter)
 
