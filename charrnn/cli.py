@@ -1,5 +1,6 @@
 """The commands: parse, call, print. Whatever needs torch is imported inside them, so that --help stays quick."""
 
+import io
 import json
 import os
 import sys
@@ -81,6 +82,9 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
 
 def main() -> None:
     """The entry point: runs a command, and turns what goes wrong into one message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console of another encoding gets \\u escapes, not a traceback
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except KeyboardInterrupt:
@@ -104,10 +108,10 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
             _die(str(error), error.exit_code)
         except BrokenPipeError:
             raise
-        except (OSError, MemoryError, RecursionError) as error:
-            if _debug:
+        except (OSError, MemoryError, RecursionError, RuntimeError) as error:
+            if _debug or (isinstance(error, RuntimeError) and "memory" not in str(error)):
                 raise
-            _die(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+            _die(f"{type(error).__name__}: {str(error).splitlines()[0]} (charrnn --debug ... shows where)", 1)
 
     return run
 
@@ -177,8 +181,9 @@ def train(
         return
     from charrnn.text.dataset import load_dataset
     from charrnn.training import checkpoint
+    from charrnn.training.runs import find_checkpoint
 
-    stored = checkpoint.load(init_from) if init_from else None
+    stored = checkpoint.load(find_checkpoint(init_from)) if init_from else None
     dataset = load_dataset(resolved.corpus, stored.vocabulary if stored else None)
     for label, text in planning.dry_run(loop.begin(resolved, dataset, stored)):
         view.say(label, text)
@@ -193,8 +198,9 @@ def _base_of(init_from: Path) -> Any:
     """The defaults, with the model section and the level of a checkpoint."""
     from charrnn.config import Config, CorpusConfig
     from charrnn.training import checkpoint
+    from charrnn.training.runs import find_checkpoint
 
-    stored = checkpoint.load(init_from).config
+    stored = checkpoint.load(find_checkpoint(init_from)).config
     return Config(model=stored.model, corpus=CorpusConfig(level=stored.corpus.level))
 
 
@@ -289,7 +295,7 @@ def evaluate(
     text: Annotated[str | None, typer.Option(metavar="FILE", help="Another text, whole; - for standard input.")] = None,
     encoding: Annotated[str, typer.Option(help="Of --text.")] = "utf-8",
     lanes: Annotated[
-        int, typer.Option(help="1 reads the text as one stream; more is faster and differs in the fifth digit.")
+        int, typer.Option(help="1 reads the text as one stream; up to 64 are faster and differ in the fifth digit.")
     ] = 1,
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
@@ -338,7 +344,7 @@ def plot(
     ),
     axis: Annotated[Axis, typer.Option(help="Along which the curves run.")] = Axis.seconds,
 ) -> None:
-    """Draw the learning curves of runs into a file (needs the extra charrnn[plot])."""
+    """Draw the learning curves of runs into a file (needs matplotlib)."""
     from charrnn.insight import plotting
     from charrnn.training.runs import Run, newest_run
 

@@ -13,10 +13,10 @@ from charrnn.errors import ConfigError, TextError
 from charrnn.model.network import CharRNN
 from charrnn.sampling.choosing import Choosing
 from charrnn.sampling.generation import generate
-from charrnn.text.dataset import SplitName, load_dataset
+from charrnn.text.dataset import SplitName, load_dataset, utf8_length
 from charrnn.text.vocabulary import Ids, OnUnknown, Vocabulary
 from charrnn.training import checkpoint
-from charrnn.training.evaluation import Evaluation, evaluate
+from charrnn.training.evaluation import Evaluation, evaluate, quick_lanes
 from charrnn.training.runs import find_checkpoint
 
 __all__ = ["TrainedModel"]
@@ -135,7 +135,7 @@ class TrainedModel:
 
         Characters it does not know are read and scored as the unknown character, and counted.
         """
-        return self.evaluate_ids(self.vocabulary.encode(text, on_unknown="replace"), lanes)
+        return self._evaluate_ids(self.vocabulary.encode(text, on_unknown="replace"), lanes, utf8_length(text[1:]))
 
     def evaluate_split(self, split: SplitName, lanes: int = 1) -> Evaluation:
         """The same for a split of the text the model was trained on, read again from where it was.
@@ -148,12 +148,15 @@ class TrainedModel:
                 f"{dataset.name} is not the text that {self.path} was trained on (its SHA-256 differs), so its "
                 f"{split} split would not be held out; --text FILE evaluates any text"
             )
-        return self.evaluate_ids(dataset.split(split), lanes)
+        return self._evaluate_ids(dataset.split(split), lanes, dataset.predicted_bytes[split])
 
-    def evaluate_ids(self, ids: Ids, lanes: int = 1) -> Evaluation:
-        """The same for encoded text."""
+    def _evaluate_ids(self, ids: Ids, lanes: int, num_bytes: int) -> Evaluation:
         if len(ids) < 2:
             raise TextError(f"a text of {len(ids)} characters: at least 2 are needed to predict one from another")
         if lanes < 1:
             raise ConfigError(f"lanes = {lanes}: expected a whole number of 1 or more")
-        return evaluate(self.network, self.vocabulary, ids, lanes=min(lanes, len(ids) - 1))
+        # At level "byte" a text's first character may be several ids: all but the first id are predicted.
+        num_bytes = len(ids) - 1 if self.vocabulary.level == "byte" else num_bytes
+        return evaluate(
+            self.network, self.vocabulary, ids, lanes=min(lanes, quick_lanes(len(ids))), num_bytes=num_bytes
+        )

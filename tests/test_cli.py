@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -118,7 +117,7 @@ def test_a_text_is_read_from_standard_input(folder):
             2,
             "--resume goes on with a run as it is; it cannot be combined with TEXT",
         ),
-        (["train", "--init-from", "nowhere.safetensors"], 1, "nowhere.safetensors: no such checkpoint"),
+        (["train", "--init-from", "nowhere.safetensors"], 1, "nowhere.safetensors: no such file or folder"),
         (["train", "table.txt", "--set", "encoding=utf-61"], 2, "utf-61"),
         (["sample"], 1, "no run in runs"),
         (["sample", "nowhere"], 1, "nowhere: no such file or folder"),
@@ -290,6 +289,8 @@ def test_a_full_disk_is_an_error_and_no_traceback(trained):
 
 def on_a_terminal(*arguments: str) -> str:
     """What a command draws on a terminal of its own."""
+    import pty  # not on Windows
+
     controller, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200", "LINES": "50"}
     started = subprocess.Popen(

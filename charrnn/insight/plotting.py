@@ -43,7 +43,7 @@ def plot_curves(runs: Sequence[Run], output: Path, axis: Axis = "seconds") -> No
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ConfigError("plot: needs matplotlib; pip install 'charrnn[plot]'") from None
+        raise ConfigError("plot: needs matplotlib; pip install matplotlib") from None
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for number, run in enumerate(runs):

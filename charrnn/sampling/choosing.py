@@ -45,7 +45,7 @@ def choose(logits_BV: npt.NDArray[Any], uniforms_B: Floats, how: Choosing) -> Ch
     """
     if how.temperature == 0:
         return _argmax(logits_BV)
-    probabilities_BV = _softmax(logits_BV.astype(np.float64) / how.temperature)
+    probabilities_BV = _softmax(logits_BV.astype(np.float64), how.temperature)
     if how.top_k is not None or how.top_p is not None:
         probabilities_BV = _keep_most_probable(probabilities_BV, how.top_k, how.top_p)
     if how.min_p is not None:
@@ -62,8 +62,10 @@ def _argmax(values_BV: npt.NDArray[Any]) -> Choices:
     return choices_B
 
 
-def _softmax(logits_BV: Floats) -> Floats:
-    exponentials_BV: Floats = np.exp(logits_BV - logits_BV.max(axis=1, keepdims=True))
+def _softmax(logits_BV: Floats, temperature: float) -> Floats:
+    below_BV = logits_BV - logits_BV.max(axis=1, keepdims=True)  # first, so that no temperature makes it infinite
+    with np.errstate(over="ignore"):
+        exponentials_BV: Floats = np.exp(below_BV / temperature)
     exponentials_BV /= exponentials_BV.sum(axis=1, keepdims=True)
     return exponentials_BV
 

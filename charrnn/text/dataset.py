@@ -26,6 +26,8 @@ class Dataset:
     fingerprint: str
     """SHA-256 of the whole text in UTF-8 (its bytes at level "byte"), by which a resumed run knows it again."""
     notes: tuple[str, ...]
+    predicted_bytes: dict[str, int]
+    """By split, the bytes in UTF-8 of all characters but the first: those that an evaluation predicts."""
 
     def split(self, name: SplitName) -> Ids:
         """The ids of a split. Raises TextError if the configuration left it empty."""
@@ -77,7 +79,17 @@ def encode_text(text: Text, config: CorpusConfig, vocabulary: Vocabulary | None 
         test=ids[validation_end:],
         fingerprint=hashlib.sha256(raw).hexdigest(),
         notes=(*text.notes, *_unknown_notes(ids, train_end, vocabulary)),
+        predicted_bytes={
+            "training": utf8_length(content[1:train_end]),
+            "validation": utf8_length(content[train_end + 1 : validation_end]),
+            "test": utf8_length(content[validation_end + 1 :]),
+        },
     )
+
+
+def utf8_length(content: str | bytes) -> int:
+    """Bytes of a text in UTF-8, or of bytes."""
+    return len(content.encode("utf-8", "surrogatepass")) if isinstance(content, str) else len(content)
 
 
 def _unknown_notes(ids: Ids, train_end: int, vocabulary: Vocabulary) -> list[str]:

@@ -59,6 +59,10 @@ _WESTERN_SHARE = 0.3
 """The share of bytes above 0x7f up to which it may be Western: French has under 0.1, Russian over 0.7."""
 
 
+_RUN_FILES = {"config.yaml", "metrics.jsonl"}
+"""What every run's folder holds."""
+
+
 @dataclass(frozen=True)
 class Text:
     """A text to learn from, and what there is to say about how it was read."""
@@ -124,6 +128,7 @@ class Collector:
         self._files: list[str] = []
         self._skipped: list[str] = []
         self._streams: set[object] = set()
+        self._read: set[str] = set()
         self._tally: Counter[str] = Counter()
 
     def add_source(self, source: str, encoding: str) -> None:
@@ -145,6 +150,11 @@ class Collector:
         self._names.append(name)
         self._check_encoding(encoding)
         for path in paths:
+            real = os.path.realpath(path)
+            if real in self._read:
+                self._tally["again"] += 1
+                continue
+            self._read.add(real)
             self._files.append(shown(path))
             self._add(self._decoded(_content_of(path), encoding))
 
@@ -245,6 +255,11 @@ class Collector:
             yield f"turned {count['cr']:,} lone CR into LF in {self._of(count['cr_files'])}"
         if count["unended"]:
             yield f"ended the last line of {self._of(count['unended'])}, so that the next begins on a new one"
+        if count["again"]:
+            yield (
+                f"read each file once, though {count['again']:,} were named again: a text that came twice would stand "
+                "in the training and in the held-out part"
+            )
         if count["nul"]:
             yield (
                 f"there are NUL characters in {self._of(count['nul'])}; "
@@ -356,6 +371,8 @@ def _walk(top: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
             continue
         visited.add(real)
         names = _names_in(folder)
+        if set(names["file"]) >= _RUN_FILES:
+            continue  # a run of ours: what it says of a text is no part of the text
         yield folder, names
         # Sorted, so that of two names of one folder every machine takes the same.
         waiting += [os.path.join(folder, name) for name in sorted(names["folder"], reverse=True)]

@@ -91,10 +91,11 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         os.replace(temporary, path)
         _flush_folder(path.parent)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(
             f"cannot write {path}: {error}; an earlier checkpoint of that name is untouched"
         ) from None
+    finally:
+        temporary.unlink(missing_ok=True)  # renamed by now, unless something went wrong or a second Ctrl-C came
 
 
 def load(path: Path, with_training: bool = False) -> Checkpoint:
@@ -106,7 +107,7 @@ def load(path: Path, with_training: bool = False) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             header = _header(path, file.metadata())
             names = [name for name in file.keys() if with_training or not name.startswith(TRAINING)]  # noqa: SIM118
-            tensors = {name: file.get_tensor(name) for name in names}
+            tensors = {name: file.get_tensor(name).clone() for name in names}  # no longer mapped from the file
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
     except (OSError, SafetensorError, ValueError, RuntimeError) as error:

@@ -1,5 +1,6 @@
 """Training, from a configuration to a finished run."""
 
+import contextlib
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ from types import FrameType
 import torch
 
 from charrnn.config import RESUMABLE, Config, changed_keys, load_config
-from charrnn.errors import CheckpointError, ConfigError, Interrupted
+from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError
 from charrnn.model.engines import Execution
 from charrnn.model.network import CharRNN
 from charrnn.sampling.generation import generate
@@ -22,8 +23,8 @@ from charrnn.training import checkpoint, planning
 from charrnn.training.checkpoint import Checkpoint
 from charrnn.training.evaluation import Evaluation, evaluate, quick_lanes
 from charrnn.training.placement import Placement, choose_device, place
-from charrnn.training.reporting import Reporter, View
-from charrnn.training.runs import Run
+from charrnn.training.reporting import Reporter, View, require_tensorboard
+from charrnn.training.runs import Run, find_checkpoint
 from charrnn.training.session import Session
 
 _REPORTS = 500
@@ -42,6 +43,7 @@ class Training:
     reporter: Reporter
     signals: "Signals"
     evaluation_seconds: float = 0.0
+    last_seconds: float = 0.0
     saved_at: float = field(default_factory=time.perf_counter)
     last_evaluation: Evaluation | None = None
 
@@ -52,24 +54,27 @@ class Training:
         while progress < 1:
             session.step(session.progress())
             before, progress = progress, session.progress()
-            self.reporter.view.update(progress, None)
+            self.reporter.progress(progress)
             if _passed(before, progress, _REPORTS):
                 self.reporter.training(progress, session.report())
-            if _passed(before, progress, training.evaluations) and self._worth_evaluating(progress):
+            evaluating = _passed(before, progress, training.evaluations) and self._worth_evaluating(progress)
+            if evaluating:
                 self.evaluate(progress)
             if _passed(before, progress, training.samples):
                 self.reporter.sample(session.step_count, self.sample())
-            if time.perf_counter() - self.saved_at > session.config.training.checkpoint_seconds:
+            if evaluating or time.perf_counter() - self.saved_at > training.checkpoint_seconds:
                 self.save()
             if self.signals.caught is not None:
                 self.stop(self.signals.caught)
 
     def evaluate(self, progress: float) -> None:
-        """Evaluate on the validation text; keep the model if it is the best so far; save."""
+        """Evaluate on the validation text; keep the model if it is the best so far."""
         session, started = self.session, time.perf_counter()
         ids = session.dataset.validation
         vocabulary, execution = session.dataset.vocabulary, session.placement.execution
-        found = evaluate(session.network, vocabulary, ids, execution, quick_lanes(len(ids)))
+        num_bytes = session.dataset.predicted_bytes["validation"]
+        found = evaluate(session.network, vocabulary, ids, execution, quick_lanes(len(ids)), num_bytes)
+        session.refuse_non_finite("validation loss", found.nats_per_char)
         is_best = found.nats_per_char < session.best_nats_per_char
         session.latest["validation"] = found.to_json()
         if is_best:
@@ -77,8 +82,15 @@ class Training:
             checkpoint.save(self.run.best, session.model_checkpoint())
         self.last_evaluation = found
         self.reporter.evaluated(session.place(), progress, found, is_best)
-        self.save()
-        self.evaluation_seconds += time.perf_counter() - started
+        self.last_seconds = time.perf_counter() - started
+        self.evaluation_seconds += self.last_seconds
+
+    def expected_seconds(self) -> float:
+        """What the next evaluation will take: as long as the last, or at a third of a step's cost a character."""
+        if self.last_evaluation is not None:
+            return self.last_seconds
+        speed = self.session.latest.get("training", {}).get("chars_per_second", 0)
+        return len(self.session.dataset.validation) / (3 * speed) if speed else 0.0
 
     def sample(self) -> str:
         """What the model writes after the configured prefix, of which it reads the characters that it knows.
@@ -98,17 +110,15 @@ class Training:
 
     def stop(self, signal_number: int) -> None:
         """Save and leave, told to by a signal."""
+        name, step = signal.Signals(signal_number).name, self.session.step_count
+        self.reporter.event("stopped", f"{name} at step {step:,}; saving {self.run.last}", signal=name, step=step)
         self.save()
-        name = signal.Signals(signal_number).name
-        self.reporter.event(
-            "stopped", f"{name} at step {self.session.step_count:,}; saved {self.run.last}", signal=name
-        )
         raise Interrupted(f"go on with: charrnn train --resume --run {self.run.folder}", signal_number)
 
     def _worth_evaluating(self, progress: float) -> bool:
         if len(self.session.dataset.validation) < 2:
             return False
-        cheap = self.evaluation_seconds <= _EVALUATION_SHARE * self.session.seconds
+        cheap = self.evaluation_seconds + self.expected_seconds() <= _EVALUATION_SHARE * self.session.seconds
         return progress >= 1 or self.session.budget.unit != "seconds" or cheap
 
 
@@ -117,7 +127,9 @@ def train(config: Config, view: View, folder: Path | None = None, init_from: Pat
 
     Raises Interrupted after SIGINT or SIGTERM, once everything is saved.
     """
-    start = checkpoint.load(init_from) if init_from else None
+    start = checkpoint.load(find_checkpoint(init_from)) if init_from else None
+    if config.training.tensorboard:
+        require_tensorboard()
     dataset = load_dataset(config.corpus, start.vocabulary if start else None)
     session = begin(config, dataset, start)
     run = Run.new(folder, dataset.name)
@@ -151,6 +163,7 @@ def resume(view: View, folder: Path | None, settings: list[str], budget: str | N
     placement = _stored_placement(stored, choose_device(config.training.device))
     session = begin(config, dataset, stored, placement)
     session.restore(stored)
+    run.config.write_text(config.to_yaml(), encoding="utf-8")
     reporter = Reporter(run, view)
     reporter.open(stored.progress.get("written", {}), config.training.tensorboard)
     reporter.event("resume", _resumed(session, stored, run), step=session.step_count)
@@ -161,15 +174,18 @@ def begin(
     config: Config, dataset: Dataset, stored: Checkpoint | None = None, placement: Placement | None = None
 ) -> Session:
     """A session at its start: the network made (or taken from a checkpoint), seeded and placed."""
+    if dataset.vocabulary.level == "character" and not dataset.vocabulary.characters:
+        raise TextError(
+            f"{dataset.name}: no character of the training text occurs "
+            f"corpus.min_count = {config.corpus.min_count} times or more, so there is nothing to learn"
+        )
     torch.manual_seed(config.training.seed)
     device = choose_device(config.training.device)
     if stored:
         network = stored.network()
     else:
         network = CharRNN(config.model, dataset.vocabulary.size).initialise(config.training.seed)
-    if config.training.precision == "float64":
-        network.double()
-    network.to(device)
+    network.to(device, torch.float64 if config.training.precision == "float64" else torch.float32)
     wanted = Shape(config.training.batch_size, config.training.seq_length)
     shape = fitting_shape(len(dataset.split("training")) - 1, wanted)
     return Session(config, dataset, network, placement or place(network, config.training, shape))
@@ -199,10 +215,11 @@ def _resumed(session: Session, stored: Checkpoint, run: Run) -> str:
 def _run(session: Session, run: Run, reporter: Reporter) -> Run:
     session.network.train()
     try:
-        for label, text in planning.headline(session):
-            reporter.say(label, text)
         with _caught_signals() as signals:
+            for label, text in planning.headline(session):
+                reporter.say(label, text)
             training = Training(session, run, reporter, signals)
+            training.save()  # so that there is something to go on from whatever happens
             training.loop()
             training.save()
         _closing_words(training)
@@ -245,15 +262,17 @@ class Signals:
         """Note the first; the next one of its kind acts at once."""
         self.caught = number
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        print("\nstopping after this step; once more leaves at once", file=sys.stderr)
+        with contextlib.suppress(OSError):  # after SIGHUP there may be nobody to tell
+            print("\nstopping after this step; once more leaves at once", file=sys.stderr)
 
 
 @contextmanager
 def _caught_signals() -> Iterator[Signals]:
-    """SIGINT and SIGTERM set a flag in place of stopping the process, so that a step is never left half done."""
+    """SIGINT, SIGTERM and a terminal's SIGHUP set a flag in place of stopping the process in the middle of a step."""
     signals = Signals()
     try:
-        before = {number: signal.signal(number, signals) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+        before = {number: signal.signal(number, signals) for number in numbers}
     except ValueError:  # not the main thread: signals are its business
         before = {}
     try:

@@ -4,12 +4,13 @@ Everything for people goes to stderr; stdout is left to data. One object knows o
 consoles knows how to show the same things.
 """
 
+import io
 import json
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TextIO
 
@@ -84,7 +85,7 @@ class LiveView:
         self._report: dict[str, Any] | None = None
         self._started = time.perf_counter()
         self._first_progress: float | None = None
-        columns = (BarColumn(20), TaskProgressColumn(), TextColumn("{task.fields[figures]}"))
+        columns = (BarColumn(10), TaskProgressColumn(), TextColumn("{task.fields[figures]}"))
         self._progress = Progress(*columns, console=console, transient=True, refresh_per_second=4)
         self._task = self._progress.add_task("training", total=1.0, figures="")
 
@@ -100,17 +101,21 @@ class LiveView:
             self._progress.update(self._task, completed=min(progress, 1.0), figures=self._figures(progress))
 
     def _figures(self, progress: float) -> str:
+        """The figures, the most wanted first, as many as the terminal is wide enough for."""
         elapsed = time.perf_counter() - self._started
-        parts = [f"{duration(elapsed)} gone, {duration(self._seconds_left(progress, elapsed))} left"]
+        parts = [f"{duration(self._seconds_left(progress, elapsed))} left"]
         if self._report:
             nats = self._report["nats_per_char"]
-            parts.append(f"epoch {self._report['epoch']:.2f}")
             parts.append(f"train {nats:.3f} nats = {nats / math.log(2):.2f} bits")
         if self._best < math.inf:
             parts.append(f"val {self._validation:.3f} best {self._best:.3f}")
         if self._report:
-            parts.append(f"{self._report['chars_per_second']:,} chars/s")
-        return " · ".join(parts)
+            parts += [f"{self._report['chars_per_second']:,} chars/s", f"epoch {self._report['epoch']:.2f}"]
+        parts.append(f"{duration(elapsed)} gone")
+        line, room = parts[0], self._console.width - 18  # the bar and the percentage
+        for part in parts[1:]:
+            line = f"{line} · {part}" if len(line) + 3 + len(part) <= room else line
+        return line
 
     def _seconds_left(self, progress: float, elapsed: float) -> float:
         done = progress - (self._first_progress or 0.0)
@@ -149,7 +154,8 @@ class PlainView:
         self._print(f"{label:<11}{harmless(text)}")
 
     def update(self, progress: float, report: dict[str, Any] | None) -> None:
-        if report is None or time.perf_counter() - self._last_line < _PLAIN_SECONDS:
+        soon = time.perf_counter() - self._last_line < _PLAIN_SECONDS
+        if report is None or (soon and progress < 1):
             return
         self._last_line = time.perf_counter()
         nats = report["nats_per_char"]
@@ -170,10 +176,10 @@ class PlainView:
 
 def make_view() -> View:
     """Live on a terminal that can be drawn on, plain elsewhere; Rich obeys NO_COLOR and TERM=dumb."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveView(console)
-    return PlainView(sys.stderr)
+    return PlainView(sys.stderr if sys.stderr is not None else io.StringIO())
 
 
 @dataclass
@@ -192,11 +198,11 @@ class Reporter:
                 os.truncate(path, min((written or {}).get(path.name, 0), path.stat().st_size))
             self._files[path.name] = path.open("a", encoding="utf-8", errors="replace", newline="\n")
         if tensorboard:
-            self.tensorboard = _tensorboard_writer(self.run)
+            self.tensorboard = require_tensorboard()(str(self.run.folder))
 
     def close(self) -> None:
         """Close the files and leave the terminal as it was."""
-        self.view.close()
+        self._show(View.close)
         for file in self._files.values():
             file.close()
         if self.tensorboard is not None:
@@ -208,31 +214,42 @@ class Reporter:
 
     def say(self, label: str, text: str) -> None:
         """A fact for the person only."""
-        self.view.say(label, text)
+        self._show(View.say, label, text)
+
+    def progress(self, progress: float) -> None:
+        """How far the run is."""
+        self._show(View.update, progress, None)
+
+    def _show(self, method: Callable[..., None], *arguments: Any) -> None:
+        """Tell the view; if nobody can read it any more (a closed terminal, a full disk), train on unheard."""
+        try:
+            getattr(self.view, method.__name__)(*arguments)
+        except (OSError, ValueError):
+            self.view = PlainView(io.StringIO())
 
     def event(self, name: str, text: str, **values: Any) -> None:
         """Something that happened: start, resume, stop. Logged and said."""
         self._write("event", {"event": name, **values})
-        self.view.say(name, text)
+        self._show(View.say, name, text)
 
     def training(self, progress: float, report: dict[str, Any]) -> None:
         """A report of training."""
         self._write("training", report)
         self._scalars("training", report)
-        self.view.update(progress, report)
+        self._show(View.update, progress, report)
 
     def evaluated(self, where: Mapping[str, Any], progress: float, evaluation: Evaluation, is_best: bool) -> None:
         """An evaluation on the validation split. where: its step, epoch and seconds."""
         figures = {"split": "validation", **where, **evaluation.to_json(), "best": is_best}
         self._write("evaluation", figures)
         self._scalars("validation", figures)
-        self.view.evaluated(where["step"], progress, evaluation, is_best)
+        self._show(View.evaluated, where["step"], progress, evaluation, is_best)
 
     def sample(self, step: int, text: str) -> None:
         """A sample: shown, logged, and appended to samples.txt as it is."""
         self._write("sample", {"step": step, "text": text})
         self._append(self.run.samples.name, f"== step {step}\n{text}\n")
-        self.view.sample(step, text)
+        self._show(View.sample, step, text)
 
     def _write(self, kind: str, record: Mapping[str, Any]) -> None:
         self._append(self.run.metrics.name, json.dumps({"type": kind, **record}) + "\n")
@@ -248,9 +265,10 @@ class Reporter:
                     self.tensorboard.add_scalar(f"{group}/{name}", value, figures["step"])
 
 
-def _tensorboard_writer(run: Run) -> Any:
+def require_tensorboard() -> Any:
+    """TensorBoard's writer. Raises ConfigError where it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ConfigError("training.tensorboard: needs TensorBoard; pip install 'charrnn[tensorboard]'") from None
-    return SummaryWriter(str(run.folder))
+        raise ConfigError("training.tensorboard: needs TensorBoard; pip install tensorboard") from None
+    return SummaryWriter

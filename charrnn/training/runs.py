@@ -29,7 +29,7 @@ class Run:
         """
         folder = folder or _unused(RUNS / f"{datetime.now():%Y%m%d-%H%M%S}-{_slug(label)}")
         run = cls(folder)
-        for file in (run.last, run.best, run.metrics):
+        for file in (run.last, run.best, run.metrics, run.config, run.samples):
             if file.exists():
                 raise ConfigError(
                     f"{folder} holds a run already ({file.name}); --resume goes on with it, --run DIR names another"

@@ -96,7 +96,8 @@ class Session:
         torch.autograd.backward(nats / window.num_targets)
         norm = float(clip_gradient(self.network.parameters(), self.config.training.clip_norm))
         total = nats.item()
-        self._refuse_non_finite(total, norm)
+        self.refuse_non_finite("loss", total)
+        self.refuse_non_finite("gradient's norm", norm)
         set_learning_rate(self.optimizer, learning_rate_at(progress, self.config.training))
         self.optimizer.step()
         self.state = detached(state)
@@ -112,15 +113,15 @@ class Session:
         logits_TBV, state = self.network(inputs_TB, before, self.placement.execution)
         return loss_sum(logits_TBV, targets_TB), state
 
-    def _refuse_non_finite(self, nats: float, norm: float) -> None:
-        if math.isfinite(nats) and math.isfinite(norm):
-            return
-        what = "loss" if not math.isfinite(nats) else "gradient"
-        raise TrainingError(
-            f"the {what} is no longer finite at step {self.step_count + 1:,} (loss {nats}, gradient norm {norm}); the "
-            f"weights were left as they were before it. A lower training.learning_rate, a smaller training.clip_norm "
-            f"or training.precision=float32 usually mends this"
-        )
+    def refuse_non_finite(self, what: str, value: float) -> None:
+        """Raise TrainingError for a figure that is no longer a number, with the way out."""
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the {what} is no longer finite after step {self.step_count:,} ({value}); nothing was saved since. A "
+                f"new run with a lower training.learning_rate, a smaller training.clip_norm or "
+                f"training.precision=float32 usually mends this; --init-from best.safetensors starts it from the best "
+                f"model so far"
+            )
 
     def _count(self, nats: float, characters: int, norm: float, seconds: float) -> None:
         clip_norm = self.config.training.clip_norm
@@ -218,13 +219,20 @@ class Session:
         self.best_nats_per_char = math.inf if best is None else float(best)
         self.tally = Tally(**progress["tally"])
         self.latest = {key: stored.metrics[key] for key in ("training", "validation") if key in stored.metrics}
-        state = [tensors[name].to(device) for name in sorted(tensors) if name.startswith("state/")]
+        dtype = self.placement.execution.dtype  # another device may have brought another precision
+        state = [tensors[name].to(device, dtype) for name in sorted(tensors) if name.startswith("state/")]
         self.state = tuple(state) or None
         moments: dict[int, dict[str, Tensor]] = {}
         for name in tensors:
             if name.startswith("optimizer/"):
                 _, key, parameter = name.split("/")
                 moments.setdefault(self._optimized_names().index(parameter), {})[key] = tensors[name]
+        if (
+            self.config.training.optimizer == "adamw"
+            and self.step_count
+            and len(moments) < len(self._optimized_names())
+        ):
+            raise KeyError("the optimizer's moments")
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         torch.set_rng_state(tensors["random/cpu"])

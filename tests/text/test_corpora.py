@@ -422,10 +422,11 @@ def test_a_known_corpus_wins_over_a_file_of_its_name_and_a_note_says_so(fetched:
 
 
 def test_the_users_encoding_is_for_the_users_files_only(fetched: Path) -> None:
-    Path("mine").write_bytes("déjà vu".encode("latin-1"))
-    text = load(["mine", "timemachine", "mine"], encoding="latin-1")
+    for name in ("mine", "more"):
+        Path(name).write_bytes("déjà vu".encode("latin-1"))
+    text = load(["mine", "timemachine", "more"], encoding="latin-1")
     assert text.content == "déjà vu\n" + BOOK.decode() + "déjà vu"
-    assert text.name == "mine + timemachine + mine"
+    assert text.name == "mine + timemachine + more"
     assert text.notes == (
         provenance("timemachine"),
         "ended the last line of 1 of 3 files, so that the next begins on a new one",

@@ -258,10 +258,22 @@ def test_files_are_joined_without_a_gap_at_level_byte() -> None:
     assert read_paths(["a", "b"], level="byte").content == b"\xff1\xef\xbb\xbf2"
 
 
-def test_what_is_named_twice_is_read_twice_in_the_order_given() -> None:
-    put("a", "a")
-    put("b", "b")
-    assert read_paths(["b", "a", "b"]).content == "b\na\nb"
+def test_what_is_named_twice_is_read_once_lest_it_stand_in_training_and_held_out_text(folder: Path) -> None:
+    (folder / "a.txt").write_bytes(b"one\n")
+    (folder / "b.txt").write_bytes(b"two\n")
+    text = read_paths(["b.txt", ".", "./b.txt", "a.txt"])
+    assert text.content == "two\none\n"
+    assert any("3 were named again" in note for note in text.notes)
+
+
+def test_a_run_in_a_folder_is_no_part_of_its_text(folder: Path) -> None:
+    (folder / "a.txt").write_bytes(b"one\n")
+    run = folder / "runs" / "first"
+    run.mkdir(parents=True)
+    for name in ("config.yaml", "metrics.jsonl", "best.safetensors"):
+        (run / name).write_bytes(b"\xff")
+    assert read_paths(["."]).content == "one\n"
+    assert read_paths(["**/*"]).content == "one\n"
 
 
 def test_a_single_file_is_not_copied_again_to_join_it(monkeypatch: pytest.MonkeyPatch) -> None:

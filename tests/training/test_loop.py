@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -111,7 +110,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signa
     def interrupted(self: Session, window: Any) -> Any:
         if self.step_count + 1 == step:
             monkeypatch.setattr(Session, "_forward", ordinary)
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         return ordinary(self, window)
 
     monkeypatch.setattr(Session, "_forward", interrupted)
@@ -190,10 +189,35 @@ def test_a_time_budget_ends_on_time_with_the_learning_rate_at_its_end(small_conf
 def test_a_time_budget_skips_evaluations_that_would_cost_too_much_but_never_the_last(
     small_config, view, folder, monkeypatch
 ):
-    monkeypatch.setattr(Session, "seconds", property(lambda self: 0.001 * self.step_count))
-    run = loop.train(with_settings(small_config, "budget=0.05s", "evaluations=10"), view, folder / "run")
-    steps = [found["step"] for found in records(run, "evaluation")]
-    assert steps == [5, 50]  # the first real one took longer than a twentieth of what this clock ever shows
+    monkeypatch.setattr(Session, "seconds", property(lambda self: 0.1 * self.step_count))
+    for expected, steps in ((1e9, [50]), (-1e9, [10, 20, 30, 40, 50])):
+        monkeypatch.setattr(loop.Training, "expected_seconds", lambda self, seconds=expected: seconds)
+        config = with_settings(small_config, "budget=5s", "evaluations=5")
+        run = loop.train(config, view, folder / f"run{len(steps)}")
+        assert [found["step"] for found in records(run, "evaluation")] == steps
+
+
+def test_a_run_goes_on_in_another_precision_where_another_device_brings_one(small_config, folder):
+    dataset = load_dataset(small_config.corpus)
+    for cell in ("rnn", "gru", "lstm"):
+        half, single = (
+            loop.begin(with_settings(small_config, f"cell={cell}", f"precision={precision}"), dataset)
+            for precision in ("bfloat16", "float32")
+        )
+        half.step(0.5)
+        single.restore(half.full_checkpoint({}))
+        single.step(0.5)
+        assert single.step_count == 2
+
+
+def test_a_checkpoint_without_the_optimizers_moments_is_not_gone_on_from(small_config, folder):
+    session = loop.begin(small_config, load_dataset(small_config.corpus))
+    session.step(0.5)
+    stored = session.full_checkpoint({})
+    for name in [name for name in stored.training if name.startswith("optimizer/")]:
+        del stored.training[name]
+    with pytest.raises(CheckpointError, match="moments"):
+        session.restore(stored)
 
 
 def test_a_resumed_time_budget_has_the_time_it_had_left(small_config, view, folder):
@@ -256,7 +280,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move(small_config, f
     with torch.no_grad():
         session.network.readout.bias[3] = math.nan
         before["readout.bias"][3] = math.nan
-    with pytest.raises(TrainingError, match=r"the loss is no longer finite at step 2.*lower training.learning_rate"):
+    with pytest.raises(
+        TrainingError, match=r"the loss is no longer finite after step 1 .*lower training.learning_rate"
+    ):
         session.step(0.5)
     for name, tensor in session.network.state_dict().items():
         assert torch.equal(tensor.nan_to_num(7), before[name].nan_to_num(7))
@@ -309,8 +335,45 @@ def test_the_shortest_texts_train_or_say_why_not(text, partitioning, small_confi
     if len(text) >= 4:
         assert loop.train(config, view, folder / "run").last.exists()
         return
-    with pytest.raises(TextError, match=r"table.txt|training split"):
+    with pytest.raises(TextError, match=r"table.txt|training split|min_count"):
         loop.train(config, view, folder / "run")
+
+
+def test_a_min_count_above_every_count_is_refused(small_config, view, folder):
+    with pytest.raises(TextError, match=r"no character of the training text occurs corpus.min_count = 9999 times"):
+        loop.train(with_settings(small_config, "min_count=9999"), view, folder / "run")
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "samples.txt", "metrics.jsonl"])
+def test_a_folder_with_a_file_of_the_users_is_not_written_into(name, small_config, view, folder):
+    (folder / name).write_text("mine", encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"holds a run already .{name}."):
+        loop.train(small_config, view, folder)
+    assert (folder / name).read_text(encoding="utf-8") == "mine"
+
+
+def test_a_run_killed_before_its_first_evaluation_can_be_resumed(small_config, view, folder, monkeypatch):
+    monkeypatch.setattr(Session, "step", lambda self, progress: pytest.fail("killed"))
+    with pytest.raises(pytest.fail.Exception, match="killed"):
+        loop.train(small_config, view, folder / "run")
+    monkeypatch.undo()
+    assert loop.resume(view, folder / "run", [], None).best.exists()
+
+
+def test_a_validation_loss_that_is_not_finite_is_not_saved(small_config, view, folder, monkeypatch):
+    ordinary = Session.step
+
+    def ruin(self: Session, progress: float) -> None:
+        ordinary(self, progress)
+        if self.step_count == 20:
+            with torch.no_grad():
+                self.network.readout.bias.fill_(math.nan)
+
+    monkeypatch.setattr(Session, "step", ruin)
+    with pytest.raises(TrainingError, match=r"validation loss is no longer finite after step 20 .*--init-from"):
+        loop.train(small_config, view, folder / "run")
+    for path in (Run(folder / "run").best, Run(folder / "run").last):
+        assert all(tensor.isfinite().all() for tensor in checkpoint.load(path).weights.values())
 
 
 def test_training_goes_on_from_another_models_weights_and_vocabulary(small_config, view, folder, text_file):

@@ -46,6 +46,27 @@ def test_the_plain_view_writes_whole_lines_even_to_a_narrow_encoding():
     assert "ein Beispiel \\u20ac" in text
 
 
+def test_a_run_whose_messages_nobody_can_read_trains_on_unheard(small_config, folder):
+    stream = io.StringIO()
+    view = PlainView(stream)
+    stream.close()
+    assert loop.train(small_config, view, folder / "run").best.exists()
+
+
+@pytest.mark.parametrize(("width", "shown", "left_out"), [(80, "left", "epoch"), (200, "gone", "x")])
+def test_the_live_bar_keeps_its_percentage_and_drops_figures_by_width(width, shown, left_out):
+    stream = io.StringIO()
+    view = LiveView(Console(file=stream, force_terminal=True, width=width, color_system=None))
+    view.update(0.25, None)
+    view.update(0.5, REPORT)
+    view.evaluated(7, 0.5, FOUND, True)
+    view.update(0.6, REPORT)
+    view.close()
+    last = [line for line in stream.getvalue().splitlines() if "60%" in line][-1]
+    assert shown in last
+    assert left_out not in last
+
+
 def test_the_plain_view_does_not_repeat_itself_within_seconds():
     stream = io.StringIO()
     view = PlainView(stream)
