@@ -81,18 +81,11 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
 
 
 def main() -> None:
-    """The entry point: runs a command, and turns what goes wrong into one message and an exit code."""
+    """The entry point. Typer answers Ctrl-C with exit code 130 and a closed pipe (`| head`) with 1, both quietly."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console of another encoding gets \\u escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")
-    try:
-        app()
-    except KeyboardInterrupt:
-        _die("interrupted", 130)
-    except BrokenPipeError:
-        # Whoever read our output has gone (`| head`). Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    app()
 
 
 def _command(function: Callable[..., None]) -> Callable[..., None]:
@@ -179,13 +172,7 @@ def train(
     if not dry_run:
         typer.echo(loop.train(resolved, view, run, init_from).folder)
         return
-    from charrnn.text.dataset import load_dataset
-    from charrnn.training import checkpoint
-    from charrnn.training.runs import find_checkpoint
-
-    stored = checkpoint.load(find_checkpoint(init_from)) if init_from else None
-    dataset = load_dataset(resolved.corpus, stored.vocabulary if stored else None)
-    for label, text in planning.dry_run(loop.begin(resolved, dataset, stored)):
+    for label, text in planning.dry_run(loop.prepare(resolved, init_from)):
         view.say(label, text)
 
 
@@ -266,7 +253,11 @@ def _read_prefix(name: str) -> str:
 def _stdout() -> Iterator[Callable[[bytes], None]]:
     """A writer of UTF-8 to stdout: harmless and at once on a terminal, raw and buffered into a pipe or file."""
     if not sys.stdout.isatty():
-        yield lambda piece: void(sys.stdout.buffer.write(piece))
+
+        def write_raw(piece: bytes) -> None:
+            sys.stdout.buffer.write(piece)
+
+        yield write_raw
         sys.stdout.buffer.flush()
         return
     import codecs
@@ -281,10 +272,6 @@ def _stdout() -> Iterator[Callable[[bytes], None]]:
 
     yield write
     sys.stdout.write("\n")
-
-
-def void(_: object) -> None:
-    """Forget a value that a callback is not to return."""
 
 
 @app.command()

@@ -127,12 +127,10 @@ def train(config: Config, view: View, folder: Path | None = None, init_from: Pat
 
     Raises Interrupted after SIGINT or SIGTERM, once everything is saved.
     """
-    start = checkpoint.load(find_checkpoint(init_from)) if init_from else None
     if config.training.tensorboard:
         require_tensorboard()
-    dataset = load_dataset(config.corpus, start.vocabulary if start else None)
-    session = begin(config, dataset, start)
-    run = Run.new(folder, dataset.name)
+    session = prepare(config, init_from)
+    run = Run.new(folder, session.dataset.name)
     run.config.write_text(config.to_yaml(), encoding="utf-8")
     reporter = Reporter(run, view)
     reporter.open(tensorboard=config.training.tensorboard)
@@ -168,6 +166,12 @@ def resume(view: View, folder: Path | None, settings: list[str], budget: str | N
     reporter.open(stored.progress.get("written", {}), config.training.tensorboard)
     reporter.event("resume", _resumed(session, stored, run), step=session.step_count)
     return _run(session, run, reporter)
+
+
+def prepare(config: Config, init_from: Path | None = None) -> Session:
+    """A new session with its text read, from fresh weights or another run's or checkpoint's; nothing is written."""
+    start = checkpoint.load(find_checkpoint(init_from)) if init_from else None
+    return begin(config, load_dataset(config.corpus, start.vocabulary if start else None), start)
 
 
 def begin(
