@@ -129,7 +129,12 @@ def test_every_shipped_configuration_says_something_of_its_own(path):
 def test_every_shipped_configuration_trains(path, view, folder, text_file):
     from charrnn.training import loop
 
-    flags = {"corpus.source": str(text_file), "training.budget": "2 steps", "training.precision": "float32"}
+    flags = {
+        "corpus.source": str(text_file),
+        "training.budget": "2 steps",
+        "training.precision": "float32",
+        "training.engine": "torch",
+    }
     run = loop.train(load_config(path, flags=flags), view, folder / "run")
     assert run.last.exists()
 

@@ -18,7 +18,16 @@ README = ROOT / "README.md"
 if not README.exists():
     pytest.skip("an installed charrnn has no README beside it", allow_module_level=True)
 
-QUICK = ["--set", "training.batch_size=4", "--set", "training.sample_length=20", "--set", "precision=float32"]
+QUICK = [
+    "--set",
+    "training.batch_size=4",
+    "--set",
+    "training.sample_length=20",
+    "--set",
+    "precision=float32",
+    "--set",
+    "engine=torch",
+]
 TEXT = "Once upon a time there was a text. It was read again and again, until somebody knew it by heart.\n" * 30
 
 

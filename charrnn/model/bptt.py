@@ -4,13 +4,13 @@ What the equations of cells.py leave to autograd stands here as arithmetic, arra
 
 - layer 1's one-hot product is the gather of a row of W_xh, and its gradient a scatter-add, so their cost does not
   depend on the vocabulary; the layers above take all steps in one product before the loop;
-- W_hh is transposed once a window, which lets the product of every step run at the machine's matrix rate (measured
-  with 32 x 256 by 256 x 1024 on 2 AVX-512 cores: 85 us, as a product with the transposed view 115 us);
+- W_hh is laid out once a window for the products of all its steps, see products.py;
 - everything in the backward pass that does not wait for a later step is computed for all steps at once, before the
-  loop: the loop itself is one product and a few multiplications;
+  loop: the loop itself is one product, which adds the gradient from above, and a few multiplications;
 - the gradients of W_hh, W_xh and the biases are one product or sum each over all steps, after the loop.
 
 `dS` is the gradient of the loss in S. Suffixes: T steps, B lanes, H units, K = G * H the gates' sums side by side.
+`sigmoid_gradient(dS, S)` is dS * S * (1 - S), `tanh_gradient(dS, S)` is dS * (1 - S * S): one pass each.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from charrnn.model.cells import Cell, State, Weights
+from charrnn.model.products import repeated_product
+
+sigmoid_gradient = torch.ops.aten.sigmoid_backward.grad_input
+tanh_gradient = torch.ops.aten.tanh_backward.grad_input
 
 
 def written(
@@ -78,12 +82,14 @@ class _RNN(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, H_BH: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor, activation: str
     ) -> tuple[Tensor, Tensor]:
-        sums_TBK = _from_inputs(x, w_ih, b_ih + b_hh)
         H_TBH = _states(H_BH, len(x))
-        W_hh = w_hh.T.contiguous()
-        phi = torch.relu if activation == "relu" else torch.tanh
-        for t, sums_BK in enumerate(sums_TBK):
-            H_TBH[t + 1] = phi(sums_BK.addmm_(H_TBH[t], W_hh))
+        add_product = repeated_product(w_hh, len(H_BH))
+        for sums_BK, H_BH, after_BH in zip(_from_inputs(x, w_ih, b_ih + b_hh), H_TBH[:-1], H_TBH[1:], strict=True):
+            sums_BK = add_product(H_BH, sums_BK)
+            if activation == "relu":
+                torch.clamp_min(sums_BK, 0, out=after_BH)
+            else:
+                torch.tanh(sums_BK, out=after_BH)
         ctx.save_for_backward(x, w_ih, w_hh, H_TBH)
         ctx.activation = activation
         return H_TBH[1:], H_TBH[-1].clone()
@@ -92,12 +98,15 @@ class _RNN(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dH_TBH: Tensor, dH_BH: Tensor) -> tuple[Tensor | None, ...]:
         x, w_ih, w_hh, H_TBH = ctx.saved_tensors
-        after_TBH = H_TBH[1:]
-        slope_TBH = (after_TBH > 0).to(H_TBH.dtype) if ctx.activation == "relu" else 1 - after_TBH * after_TBH
-        dsums_TBK = slope_TBH  # turned into it step by step
+        dsums_TBK = torch.empty_like(H_TBH[1:])
+        add_product = repeated_product(w_hh.T, len(dH_BH))
+        dH_BH = dH_BH + dH_TBH[-1]
         for t in range(len(dsums_TBK) - 1, -1, -1):
-            dsums_TBK[t].mul_(dH_BH.add(dH_TBH[t]))
-            dH_BH = dsums_TBK[t] @ w_hh
+            if ctx.activation == "relu":
+                torch.mul(dH_BH, H_TBH[t + 1] > 0, out=dsums_TBK[t])
+            else:
+                tanh_gradient(dH_BH, H_TBH[t + 1], grad_input=dsums_TBK[t])
+            dH_BH = add_product(dsums_TBK[t], dH_TBH[t - 1] if t else None)
         dx, dw_ih, dbias_K = _input_gradients(x, w_ih, dsums_TBK)
         return dx, dH_BH, dw_ih, _recurrent_gradient(dsums_TBK, H_TBH[:-1]), dbias_K, dbias_K, None
 
@@ -110,19 +119,20 @@ class _LSTM(torch.autograd.Function):
         ctx: Any, x: Tensor, H_BH: Tensor, C_BH: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         gates_TBK = _from_inputs(x, w_ih, b_ih + b_hh)
-        steps, width = len(x), H_BH.shape[1]
-        H_TBH, C_TBH = _states(H_BH, steps), _states(C_BH, steps)
+        H = H_BH.shape[1]
+        H_TBH, C_TBH = _states(H_BH, len(x)), _states(C_BH, len(x))
         tanhC_TBH = torch.empty_like(H_TBH[1:])
-        W_hh = w_hh.T.contiguous()
-        for t, gates_BK in enumerate(gates_TBK):
-            gates_BK.addmm_(H_TBH[t], W_hh)
-            gates_BK[:, : 2 * width].sigmoid_()
-            gates_BK[:, 2 * width : 3 * width].tanh_()
-            gates_BK[:, 3 * width :].sigmoid_()
-            i, f, g, o = gates_BK.chunk(4, dim=1)
+        add_product = repeated_product(w_hh, len(H_BH))
+        i_f_TBK, g_TBH, o_TBH = torch.split(gates_TBK, [2 * H, H, H], dim=2)
+        i_TBH, f_TBH = i_f_TBK.chunk(2, dim=2)
+        rows = zip(gates_TBK, i_f_TBK, i_TBH, f_TBH, g_TBH, o_TBH, tanhC_TBH, strict=True)
+        for t, (gates_BK, i_f, i, f, g, o, tanhC) in enumerate(rows):
+            sums_BK = add_product(H_TBH[t], gates_BK)
+            torch.sigmoid(sums_BK[:, : 2 * H], out=i_f)
+            torch.tanh(sums_BK[:, 2 * H : 3 * H], out=g)
+            torch.sigmoid(sums_BK[:, 3 * H :], out=o)
             torch.mul(f, C_TBH[t], out=C_TBH[t + 1]).addcmul_(i, g)
-            torch.tanh(C_TBH[t + 1], out=tanhC_TBH[t])
-            torch.mul(o, tanhC_TBH[t], out=H_TBH[t + 1])
+            torch.mul(o, torch.tanh(C_TBH[t + 1], out=tanhC), out=H_TBH[t + 1])
         ctx.save_for_backward(x, w_ih, w_hh, gates_TBK, H_TBH, C_TBH, tanhC_TBH)
         return H_TBH[1:], H_TBH[-1].clone(), C_TBH[-1].clone()
 
@@ -132,19 +142,24 @@ class _LSTM(torch.autograd.Function):
         x, w_ih, w_hh, gates_TBK, H_TBH, C_TBH, tanhC_TBH = ctx.saved_tensors
         i, f, g, o = gates_TBK.chunk(4, dim=2)
         # Each gate's sum moves the loss by dC (i, f, g) or dH (o) times a factor that is known already.
-        dsums_TBGH = torch.stack(
-            [g * i * (1 - i), C_TBH[:-1] * f * (1 - f), i * (1 - g * g), tanhC_TBH * o * (1 - o)], dim=2
-        )
-        H_to_C_TBH = o * (1 - tanhC_TBH * tanhC_TBH)
-        dsums_TBK = dsums_TBGH.flatten(2)
-        dC_BH = dC_BH.clone()
+        dsums_TBK = torch.empty_like(gates_TBK)
+        factor_i, factor_f, factor_g, factor_o = dsums_TBK.chunk(4, dim=2)
+        sigmoid_gradient(g, i, grad_input=factor_i)
+        sigmoid_gradient(C_TBH[:-1], f, grad_input=factor_f)
+        tanh_gradient(i, g, grad_input=factor_g)
+        sigmoid_gradient(tanhC_TBH, o, grad_input=factor_o)
+        H_to_C_TBH = torch.empty_like(tanhC_TBH)
+        tanh_gradient(o, tanhC_TBH, grad_input=H_to_C_TBH)
+        add_product = repeated_product(w_hh.T, len(dH_BH))
+        steps, lanes, H = dH_TBH.shape
+        by_C_TBGH = dsums_TBK[..., : 3 * H].view(steps, lanes, 3, H)
+        dH_BH, dC_BH = dH_BH + dH_TBH[-1], dC_BH.clone()
         for t in range(len(dsums_TBK) - 1, -1, -1):
-            dH_BH = dH_TBH[t] + dH_BH
             dC_BH.addcmul_(dH_BH, H_to_C_TBH[t])
-            dsums_TBGH[t, :, :3].mul_(dC_BH.unsqueeze(1))
-            dsums_TBGH[t, :, 3].mul_(dH_BH)
+            by_C_TBGH[t].mul_(dC_BH.unsqueeze(1))
+            factor_o[t].mul_(dH_BH)
             dC_BH.mul_(f[t])
-            dH_BH = dsums_TBK[t] @ w_hh
+            dH_BH = add_product(dsums_TBK[t], dH_TBH[t - 1] if t else None)
         dx, dw_ih, dbias_K = _input_gradients(x, w_ih, dsums_TBK)
         return dx, dH_BH, dC_BH, dw_ih, _recurrent_gradient(dsums_TBK, H_TBH[:-1]), dbias_K, dbias_K
 
@@ -156,18 +171,21 @@ class _GRU(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, H_BH: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
     ) -> tuple[Tensor, Tensor]:
-        gates_TBK = _from_inputs(x, w_ih, b_ih)
-        steps, width = len(x), H_BH.shape[1]
-        H_TBH = _states(H_BH, steps)
-        from_H_TBK = torch.empty_like(gates_TBK)
-        W_hh = w_hh.T.contiguous()
-        for t, gates_BK in enumerate(gates_TBK):
-            from_H_BK = torch.addmm(b_hh, H_TBH[t], W_hh, out=from_H_TBK[t])
-            gates_BK[:, : 2 * width].add_(from_H_BK[:, : 2 * width]).sigmoid_()
-            r, z, n = gates_BK.chunk(3, dim=1)
-            n.addcmul_(r, from_H_BK[:, 2 * width :]).tanh_()
+        H = H_BH.shape[1]
+        # b_hh belongs to the sums of r and z, and to n's part from H, which the reset gate multiplies.
+        gates_TBK = _from_inputs(x, w_ih, b_ih + torch.cat([b_hh[: 2 * H], b_hh.new_zeros(H)]))
+        H_TBH = _states(H_BH, len(x))
+        hidden_n_TBH = torch.empty_like(H_TBH[1:])
+        product, b_n = repeated_product(w_hh, len(H_BH)), b_hh[2 * H :]
+        r_z_TBK, n_TBH = torch.split(gates_TBK, [2 * H, H], dim=2)
+        r_TBH, z_TBH = r_z_TBK.chunk(2, dim=2)
+        for t, (r_z, r, z, n, hidden_n) in enumerate(zip(r_z_TBK, r_TBH, z_TBH, n_TBH, hidden_n_TBH, strict=True)):
+            from_H_BK = product(H_TBH[t], None)
+            r_z.add_(from_H_BK[:, : 2 * H]).sigmoid_()
+            torch.add(from_H_BK[:, 2 * H :], b_n, out=hidden_n)
+            n.addcmul_(r, hidden_n).tanh_()
             torch.lerp(n, H_TBH[t], z, out=H_TBH[t + 1])
-        ctx.save_for_backward(x, w_ih, w_hh, gates_TBK, H_TBH, from_H_TBK[..., 2 * width :])
+        ctx.save_for_backward(x, w_ih, w_hh, gates_TBK, H_TBH, hidden_n_TBH)
         return H_TBH[1:], H_TBH[-1].clone()
 
     @staticmethod
@@ -176,17 +194,21 @@ class _GRU(torch.autograd.Function):
         x, w_ih, w_hh, gates_TBK, H_TBH, hidden_n_TBH = ctx.saved_tensors
         r, z, n = gates_TBK.chunk(3, dim=2)
         # Every gate's sum moves the loss by dH times a factor that is known already.
-        factor_n = (1 - z) * (1 - n * n)
-        dhidden_TBGH = torch.stack(
-            [factor_n * hidden_n_TBH * r * (1 - r), (H_TBH[:-1] - n) * z * (1 - z), factor_n * r], dim=2
-        )
-        dhidden_TBK = dhidden_TBGH.flatten(2)
-        dn_TBH = factor_n
+        dn_TBH = torch.rsub(z, 1)
+        tanh_gradient(dn_TBH, n, grad_input=dn_TBH)
+        dhidden_TBK = torch.empty_like(gates_TBK)
+        factor_r, factor_z, factor_n = dhidden_TBK.chunk(3, dim=2)
+        sigmoid_gradient(hidden_n_TBH * dn_TBH, r, grad_input=factor_r)
+        sigmoid_gradient(H_TBH[:-1] - n, z, grad_input=factor_z)
+        torch.mul(dn_TBH, r, out=factor_n)
+        add_product = repeated_product(w_hh.T, len(dH_BH))
+        dhidden_TBGH = dhidden_TBK.view(*dn_TBH.shape[:2], 3, -1)
+        dH_BH = dH_BH + dH_TBH[-1]
         for t in range(len(dhidden_TBK) - 1, -1, -1):
-            dH_BH = dH_TBH[t] + dH_BH
             dhidden_TBGH[t].mul_(dH_BH.unsqueeze(1))
             dn_TBH[t].mul_(dH_BH)
-            dH_BH = torch.addmm(dH_BH.mul_(z[t]), dhidden_TBK[t], w_hh)
+            kept_BH = dH_BH.mul_(z[t])
+            dH_BH = add_product(dhidden_TBK[t], kept_BH.add_(dH_TBH[t - 1]) if t else kept_BH)
         dw_hh, db_hh = _recurrent_gradient(dhidden_TBK, H_TBH[:-1]), dhidden_TBK.sum((0, 1))
         dsums_TBK = torch.cat([dhidden_TBK[..., : -dn_TBH.shape[2]], dn_TBH], dim=2)
         dx, dw_ih, db_ih = _input_gradients(x, w_ih, dsums_TBK)

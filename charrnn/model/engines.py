@@ -60,20 +60,24 @@ def with_torch(
 
     With dropout the layers are called one by one: the masks are then drawn in the same order as in `reference`, and
     the kernels' own dropout, whose gradients were wrong on MPS, is never used. Without it one call lets cuDNN
-    overlap the layers.
+    overlap the layers. These kernels want vectors, so ids become one-hot rows, unless these would be wider than the
+    hidden layers: `written` then runs layer 1, which gathers.
     """
-    H_TBH = _dense(x, layers[0])
-    if not dropout:
-        return _call(H_TBH, state, layers, cell)
-    finals = []
-    for l, weights in enumerate(layers):
-        H_TBH = _dropped(H_TBH, dropout, l)
-        H_TBH, state_l = _call(H_TBH, tuple(tensor[l : l + 1] for tensor in state), [weights], cell)
-        finals.append(state_l)
+    wide = not x.is_floating_point() and layers[0].weight_ih.shape[1] > layers[0].weight_hh.shape[1]
+    depth = len(layers)
+    alone = depth if dropout else int(wide)
+    parts = [slice(l, l + 1) for l in range(alone)] + ([slice(alone, depth)] if alone < depth else [])
+    H_TBH, finals = x, []
+    for part in parts:
+        H_TBH = _dropped(H_TBH, dropout, part.start)
+        run = written if wide and part.start == 0 else _kernels
+        H_TBH, final = run(H_TBH, tuple(tensor_LBH[part] for tensor_LBH in state), layers[part], cell)
+        finals.append(final)
     return H_TBH, tuple(torch.cat(tensors) for tensors in zip(*finals, strict=True))
 
 
-def _call(x_TBD: Tensor, state: State, layers: Sequence[Weights], cell: Cell) -> tuple[Tensor, State]:
+def _kernels(x: Tensor, state: State, layers: Sequence[Weights], cell: Cell) -> tuple[Tensor, State]:
+    x_TBD = _dense(x, layers[0])
     flat = [tensor for weights in layers for tensor in weights]
     train = torch.is_grad_enabled()
     # biases, number of layers, dropout, train (keep what the backward needs), bidirectional, batch first

@@ -10,6 +10,7 @@ from torch.nn import functional
 from charrnn.config import ModelConfig
 from charrnn.model.cells import Cell, State, Weights
 from charrnn.model.engines import ENGINES, Execution
+from charrnn.model.readout import cross_entropy_sum
 
 INPUT_STD = 1.0
 """Of the first layer's input weights. A one-hot row picks one column of W_xh, which alone has to tell the character,
@@ -68,6 +69,25 @@ class CharRNN(nn.Module):
         execution: by default PyTorch's kernels in the weights' own precision. In training mode dropout is drawn from
         torch's global random state.
         """
+        H_TBH, state = self.hidden(ids_TB, state, execution)
+        weight, bias = self.readout.weight, self.readout.bias
+        return functional.linear(H_TBH, weight.to(H_TBH.dtype), bias.to(H_TBH.dtype)).to(weight.dtype), state
+
+    def loss(
+        self, ids_TB: Tensor, targets_TB: Tensor, state: State | None = None, execution: Execution | None = None
+    ) -> tuple[Tensor, State]:
+        """Nats summed over the targets, as `loss_sum` of the logits, and the state after the ids.
+
+        The logits are never all in memory at once, see readout.py.
+        """
+        H_TBH, state = self.hidden(ids_TB, state, execution)
+        nats = cross_entropy_sum(
+            H_TBH.flatten(0, 1), self.readout.weight, self.readout.bias, targets_TB.flatten(), torch.is_grad_enabled()
+        )
+        return nats, state
+
+    def hidden(self, ids_TB: Tensor, state: State | None, execution: Execution | None) -> tuple[Tensor, State]:
+        """H_TBH of the last layer, in the execution's precision, and the state after the ids."""
         execution = execution or Execution(dtype=self.readout.weight.dtype)
         dtype = execution.dtype
         dropout = self.config.dropout if self.training else 0.0
@@ -75,9 +95,7 @@ class CharRNN(nn.Module):
         layers = [Weights(*(tensor.to(dtype) for tensor in weights)) for weights in self.rnn.layers()]
         x = ids_TB if self.embedding is None else self.embedding(ids_TB).to(dtype)
         H_TBH, state = ENGINES[execution.engine](x, state, layers, self.cell, dropout)
-        H_TBH = functional.dropout(H_TBH, dropout) if dropout else H_TBH
-        logits_TBV = functional.linear(H_TBH, self.readout.weight.to(dtype), self.readout.bias.to(dtype))
-        return logits_TBV.to(self.readout.weight.dtype), state
+        return (functional.dropout(H_TBH, dropout) if dropout else H_TBH), state
 
     def zero_state(self, lanes: int, dtype: torch.dtype = torch.float32) -> State:
         """The cell's tensors of zeros, each (L, lanes, H)."""

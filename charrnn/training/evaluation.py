@@ -14,7 +14,7 @@ from torch import Tensor
 
 from charrnn.model.cells import State
 from charrnn.model.engines import Execution
-from charrnn.model.network import CharRNN, loss_sum
+from charrnn.model.network import CharRNN
 from charrnn.text.minibatches import gather, lane_bounds
 from charrnn.text.vocabulary import UNKNOWN, Ids, Vocabulary
 
@@ -125,8 +125,8 @@ def _summed_nats(network: CharRNN, ids: Ids, execution: Execution, lanes: int) -
     for start in range(0, longest, _WINDOW):
         steps = min(_WINDOW, longest - start)
         inputs_TB, targets_TB = gather(ids, starts_B + start, ends_B, steps)
-        logits_TBV, state = network(_on(inputs_TB, network), state, execution)
-        nats += loss_sum(logits_TBV, _on(targets_TB, network)).item()
+        window_nats, state = network.loss(_on(inputs_TB, network), _on(targets_TB, network), state, execution)
+        nats += window_nats.item()
     return nats
 
 
@@ -140,7 +140,7 @@ def _primed_state(network: CharRNN, ids: Ids, execution: Execution, starts_B: np
     for start in range(0, priming, _WINDOW):
         steps = min(_WINDOW, priming - start)
         inputs_TB, _ = gather(ids, starts_B[1:] - priming + start, starts_B[1:], steps)
-        _, state = network(_on(inputs_TB, network), state, execution)
+        _, state = network.hidden(_on(inputs_TB, network), state, execution)
     return tuple(torch.cat([zero, primed], dim=1) for zero, primed in zip(first, state, strict=True))
 
 

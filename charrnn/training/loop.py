@@ -22,6 +22,7 @@ from charrnn.text.minibatches import Shape, fitting_shape
 from charrnn.training import checkpoint, planning
 from charrnn.training.checkpoint import Checkpoint
 from charrnn.training.evaluation import Evaluation, evaluate, quick_lanes
+from charrnn.training.memory import keep_freed_memory
 from charrnn.training.placement import Placement, choose_device, place
 from charrnn.training.reporting import Reporter, View, require_tensorboard
 from charrnn.training.runs import Run, find_checkpoint
@@ -183,6 +184,7 @@ def begin(
             f"{dataset.name}: no character of the training text occurs "
             f"corpus.min_count = {config.corpus.min_count} times or more, so there is nothing to learn"
         )
+    keep_freed_memory()
     torch.manual_seed(config.training.seed)
     device = choose_device(config.training.device)
     if stored:

@@ -1,5 +1,6 @@
 """Where and how a network runs: the device, the engine and the precision, each with the reason it was taken."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -7,16 +8,15 @@ import torch
 
 from charrnn.config import TrainingConfig
 from charrnn.errors import ConfigError
-from charrnn.model.cells import Cell
 from charrnn.model.engines import Execution
-from charrnn.model.network import CharRNN, loss_sum
+from charrnn.model.network import CharRNN
 from charrnn.text.minibatches import Shape
 
-_TRIAL_STEPS = 16
-"""Time steps of a trial; enough for a kernel's cost per step to show, few enough to take milliseconds."""
+_TRIAL_STEPS = 32
+"""Time steps of a trial at most; enough for a kernel's cost per step to show against its cost per window."""
 
-_TRIALS = 5
-"""Passes of each precision, in turn; the quickest of each counts, as others may be using the machine."""
+_TRIAL_SECONDS = 0.5
+"""For the passes of all candidates together, in turn; the quickest of each counts, as others may use the machine."""
 
 _WORTHWHILE = 1.1
 """How much faster bfloat16 must be in the trial: below that its lost digits are not worth it, and noise decides."""
@@ -47,40 +47,48 @@ def choose_device(wanted: str) -> torch.device:
 def place(network: CharRNN, config: TrainingConfig, shape: Shape) -> Placement:
     """Choose the engine and the precision for a network that is on its device already.
 
-    `precision: auto` takes bfloat16 on a GPU that has it. On a CPU that has it, a trial of a few steps decides:
-    without matrix units (AMX) bfloat16 can be slower than float32, whatever the instruction set says.
+    On a GPU `auto` means PyTorch's kernels, which take whole windows at once, and bfloat16 where it has it. On a CPU a
+    trial decides: whether bfloat16 or float32 is quicker, and which engine, differs from one make of CPU to the next
+    (LSTM 2 x 512 in bfloat16 over float32: 0.7 times the speed on one with AVX-512 and no AMX, 1.7 on another).
     """
     device = network.device
-    engine = fastest_engine(network.cell, device) if config.engine == "auto" else config.engine
+    on_cpu = device.type == "cpu"
+    engines = ("written", "torch") if on_cpu else ("torch",)
+    engines = engines if config.engine == "auto" else (config.engine,)
     if config.precision != "auto":
-        return Placement(device, Execution(engine, getattr(torch, config.precision)), "as configured")
-    single, half = Execution(engine, torch.float32), Execution(engine, torch.bfloat16)
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return Placement(device, half, "the GPU has bfloat16")
-    if device.type != "cpu" or not cpu_has_bfloat16():
-        return Placement(device, single, f"this {device.type} has no bfloat16 of its own")
-    ratio = _times_faster(network, half, single, shape)
-    return Placement(
-        device,
-        half if ratio >= _WORTHWHILE else single,
-        f"bfloat16 ran at {ratio:.2f} times the speed of float32 in a trial on this CPU",
+        dtypes, why = [getattr(torch, config.precision)], "as configured"
+    elif device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        dtypes, why = [torch.bfloat16], "the GPU has bfloat16"
+    elif on_cpu and cpu_has_bfloat16():
+        dtypes, why = [torch.float32, torch.bfloat16], ""
+    else:
+        dtypes, why = [torch.float32], f"this {device.type} has no bfloat16 of its own"
+    candidates = [Execution(engine, dtype) for dtype in dtypes for engine in engines]
+    if len(candidates) == 1:
+        return Placement(device, candidates[0], why)
+    return Placement(device, *_fastest(network, candidates, shape))
+
+
+def _fastest(network: CharRNN, candidates: list[Execution], shape: Shape) -> tuple[Execution, str]:
+    """The quickest in a trial, though bfloat16 only if it is worthwhile; and the trial's figures in words."""
+    seconds = _trial(network, candidates, shape)
+
+    def quickest(dtype: torch.dtype) -> Execution | None:
+        return min((e for e in candidates if e.dtype == dtype), key=seconds.__getitem__, default=None)
+
+    best, half = quickest(torch.float32), quickest(torch.bfloat16)
+    if best is None or (half is not None and seconds[half] * _WORTHWHILE <= seconds[best]):
+        best = half or min(candidates, key=seconds.__getitem__)
+    others = ", ".join(
+        f"{seconds[other] / seconds[best]:.2f} times as fast as {_in_words(other)}"
+        for other in candidates
+        if other != best
     )
+    return best, f"in a trial on this CPU {others}"
 
 
-def fastest_engine(cell: Cell, device: torch.device) -> str:
-    """The engine that `auto` means.
-
-    On a CPU PyTorch has a fused kernel (oneDNN) for the LSTM alone. Forward and backward by `written` over `torch`,
-    float32, 2 AVX-512 cores, torch 2.13, layers x units, lanes x steps:
-
-            1x256, 32x32   2x128, 50x50   2x256, 32x64   2x512, 64x64
-    LSTM        0.78           0.68           0.71           0.91
-    GRU         1.34           1.26           1.28           1.18
-    RNN         1.18           1.38           1.33           1.24
-
-    Elsewhere, cuDNN above all, PyTorch's kernels take whole windows at once.
-    """
-    return "written" if device.type == "cpu" and cell.name != "lstm" else "torch"
+def _in_words(execution: Execution) -> str:
+    return f"{execution.engine} {str(execution.dtype).removeprefix('torch.')}"
 
 
 def cpu_has_bfloat16() -> bool:
@@ -89,22 +97,28 @@ def cpu_has_bfloat16() -> bool:
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
-def _times_faster(network: CharRNN, execution: Execution, other: Execution, shape: Shape) -> float:
-    """Speed of one execution over another's, in passes that take turns after one that sets the kernels up."""
-    passes = [(_trial(network, execution, shape), _trial(network, other, shape)) for _ in range(1 + _TRIALS)]
-    seconds, other_seconds = zip(*passes[1:], strict=True)
-    return float(min(other_seconds) / min(seconds))
+def _trial(network: CharRNN, candidates: list[Execution], shape: Shape) -> dict[Execution, float]:
+    """Seconds of the quickest pass of each, in passes that take turns after one that sets the kernels up."""
+    seconds = dict.fromkeys(candidates, math.inf)
+    for execution in candidates:
+        _pass(network, execution, shape)
+    started = time.perf_counter()
+    rounds = 0
+    while rounds < 2 or time.perf_counter() - started < _TRIAL_SECONDS:
+        for execution in candidates:
+            seconds[execution] = min(seconds[execution], _pass(network, execution, shape))
+        rounds += 1
+    return seconds
 
 
-def _trial(network: CharRNN, execution: Execution, shape: Shape) -> float:
+def _pass(network: CharRNN, execution: Execution, shape: Shape) -> float:
     """Seconds of one forward and backward pass. Touches no gradient and no random state."""
-    ids_TB = torch.zeros(
-        min(shape.seq_length, _TRIAL_STEPS), shape.batch_size, dtype=torch.int64, device=network.device
-    )
+    size = (min(shape.seq_length, _TRIAL_STEPS), shape.batch_size)
+    ids_TB = torch.zeros(size, dtype=torch.int64, device=network.device)
     was_training = network.training
     network.eval()  # no dropout, which would draw random numbers
     start = time.perf_counter()
-    logits_TBV, _ = network(ids_TB, None, execution)
-    torch.autograd.grad(loss_sum(logits_TBV, ids_TB), list(network.parameters()))
+    nats, _ = network.loss(ids_TB, ids_TB, None, execution)
+    torch.autograd.grad(nats, list(network.parameters()))
     network.train(was_training)
     return time.perf_counter() - start

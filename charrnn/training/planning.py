@@ -77,7 +77,7 @@ def _hardware(session: Session) -> str:
     else:
         where = f"{device.type}, {torch.get_num_threads()} threads"
     dtype = str(execution.dtype).removeprefix("torch.")
-    return f"{where}; {dtype} ({session.placement.reason}); engine {execution.engine}"
+    return f"{where}; engine {execution.engine} in {dtype} ({session.placement.reason})"
 
 
 def _parameters(network: CharRNN) -> list[str]:

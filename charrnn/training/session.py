@@ -11,7 +11,7 @@ from torch import Tensor
 from charrnn.config import Budget, Config
 from charrnn.errors import CheckpointError, TrainingError
 from charrnn.model.cells import State
-from charrnn.model.network import CharRNN, detached, loss_sum
+from charrnn.model.network import CharRNN, detached
 from charrnn.text.dataset import Dataset
 from charrnn.text.minibatches import Minibatches, Position, Shape, Window
 from charrnn.training.checkpoint import Checkpoint
@@ -110,8 +110,7 @@ class Session:
         inputs_TB = torch.from_numpy(window.inputs_TB).to(device)
         targets_TB = torch.from_numpy(window.targets_TB).to(device)
         before = None if window.starts else self.state
-        logits_TBV, state = self.network(inputs_TB, before, self.placement.execution)
-        return loss_sum(logits_TBV, targets_TB), state
+        return self.network.loss(inputs_TB, targets_TB, before, self.placement.execution)
 
     def refuse_non_finite(self, what: str, value: float) -> None:
         """Raise TrainingError for a figure that is no longer a number, with the way out."""

@@ -5,11 +5,11 @@ import torch
 
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import ConfigError
-from charrnn.model.cells import Cell
+from charrnn.model.engines import Execution
 from charrnn.model.network import CharRNN
 from charrnn.text.minibatches import Shape
 from charrnn.training import placement
-from charrnn.training.placement import choose_device, fastest_engine, place
+from charrnn.training.placement import choose_device, place
 
 SHAPE = Shape(3, 5)
 
@@ -20,26 +20,56 @@ def network() -> CharRNN:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
 def test_a_configured_precision_is_taken_as_it_is(precision):
-    found = place(network(), TrainingConfig(precision=precision), SHAPE)
+    found = place(network(), TrainingConfig(precision=precision, engine="torch"), SHAPE)
     assert found.execution.dtype == getattr(torch, precision)
     assert found.reason == "as configured"
 
 
-@pytest.mark.parametrize(("ratio", "taken"), [(3.0, torch.bfloat16), (1.05, torch.float32), (0.6, torch.float32)])
-def test_a_cpu_with_bfloat16_takes_it_where_a_trial_shows_it_faster(ratio, taken, monkeypatch):
+TRIALS = [
+    ({"torch float32": 1.0, "written float32": 1.5, "torch bfloat16": 0.5, "written bfloat16": 0.7}, "torch bfloat16"),
+    (
+        {"torch float32": 1.5, "written float32": 1.0, "torch bfloat16": 1.4, "written bfloat16": 0.95},
+        "written float32",
+    ),
+    (
+        {"torch float32": 1.0, "written float32": 1.1, "torch bfloat16": 2.0, "written bfloat16": 0.9},
+        "written bfloat16",
+    ),
+]
+
+
+@pytest.mark.parametrize(("seconds", "taken"), TRIALS, ids=[taken for _, taken in TRIALS])
+def test_a_cpu_with_bfloat16_takes_what_a_trial_shows_to_be_faster(seconds, taken, monkeypatch):
     monkeypatch.setattr(placement, "cpu_has_bfloat16", lambda: True)
-    seconds = iter([1.0, ratio] * 10)
-    monkeypatch.setattr(placement, "_trial", lambda *arguments: next(seconds))
+    monkeypatch.setattr(
+        placement, "_pass", lambda network, execution, shape: seconds[placement._in_words(execution)] / 10
+    )
     found = place(network(), TrainingConfig(), SHAPE)
-    assert found.execution.dtype == taken
-    assert f"{ratio:.2f} times the speed of float32" in found.reason
+    assert placement._in_words(found.execution) == taken
+    for name, value in seconds.items():
+        said = f"{value / seconds[taken]:.2f} times as fast as {name}"
+        assert (said in found.reason) == (name != taken)
+
+
+def test_a_trial_keeps_to_what_is_configured(monkeypatch):
+    monkeypatch.setattr(placement, "cpu_has_bfloat16", lambda: True)
+    tried = set()
+    monkeypatch.setattr(placement, "_pass", lambda network, execution, shape: tried.add(execution) or 0.1)
+    place(network(), TrainingConfig(engine="written"), SHAPE)
+    assert {placement._in_words(execution) for execution in tried} == {"written float32", "written bfloat16"}
+    tried.clear()
+    place(network(), TrainingConfig(precision="float32"), SHAPE)
+    assert {placement._in_words(execution) for execution in tried} == {"written float32", "torch float32"}
+    tried.clear()
+    found = place(network(), TrainingConfig(engine="reference", precision="float64"), SHAPE)
+    assert not tried
+    assert found.execution == Execution("reference", torch.float64)
 
 
 def test_a_cpu_without_bfloat16_takes_float32_untried(monkeypatch):
     monkeypatch.setattr(placement, "cpu_has_bfloat16", lambda: False)
-    monkeypatch.setattr(placement, "_trial", lambda *arguments: pytest.fail("a trial"))
-    found = place(network(), TrainingConfig(), SHAPE)
-    assert found.execution.dtype == torch.float32
+    found = place(network(), TrainingConfig(engine="torch"), SHAPE)
+    assert found.execution == Execution("torch", torch.float32)
     assert "no bfloat16" in found.reason
 
 
@@ -52,14 +82,6 @@ def test_a_trial_leaves_no_trace(monkeypatch):
     assert made.training
     assert all(parameter.grad is None for parameter in made.parameters())
     assert all(torch.equal(tensor, weights[name]) for name, tensor in made.state_dict().items())
-
-
-def test_the_engine_is_chosen_by_cell_and_device_unless_configured():
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert [fastest_engine(Cell(name), cpu) for name in ("lstm", "gru", "rnn")] == ["torch", "written", "written"]
-    assert {fastest_engine(Cell(name), cuda) for name in ("lstm", "gru", "rnn")} == {"torch"}
-    found = place(network(), TrainingConfig(engine="reference", precision="float32"), SHAPE)
-    assert found.execution.engine == "reference"
 
 
 def test_a_device_that_is_not_here_is_refused():

@@ -1,0 +1,67 @@
+"""The readout and the loss in one: cross-entropy without holding the logits of a whole window.
+
+O = H W_hq + b_q (10.3.2) has V columns, several times as many as H in a text of many distinct characters, and the loss
+needs every logit once: its value and its gradient, softmax(O) minus the one-hot target, are taken from a block of rows
+while the block is in the cache. Suffixes: N = T * B rows, H units, V vocabulary.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+_BLOCK = 2**19
+"""Logits of a block, 2 MB in float32. LSTM 2 x 256, V = 2,614, 35 steps of 32: see the commit that made it so."""
+
+IGNORED = -100
+"""A target that does not count, as for torch.nn.functional.cross_entropy."""
+
+
+def cross_entropy_sum(
+    H_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor, with_gradient: bool
+) -> Tensor:
+    """Nats summed over the targets that are not IGNORED, in the weights' precision; products in that of H_NH.
+
+    with_gradient: whether the gradient is wanted too, which is made on the way.
+    """
+    nats: Tensor = _CrossEntropy.apply(H_NH, weight_VH, bias_V, targets_N, with_gradient)  # type: ignore[no-untyped-call]
+    return nats
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, H_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor, with_gradient: bool
+    ) -> Tensor:
+        dtype = H_NH.dtype
+        W_VH, b_V = weight_VH.to(dtype), bias_V.to(dtype)
+        nats = weight_VH.new_zeros(())
+        dH_NH, dweight_VH, dbias_V = torch.empty_like(H_NH), torch.zeros_like(weight_VH), torch.zeros_like(bias_V)
+        rows = max(1, _BLOCK // len(bias_V))
+        for H, targets, dH in zip(*(torch.split(rows_N, rows) for rows_N in (H_NH, targets_N, dH_NH)), strict=True):
+            log_p = torch.log_softmax(functional.linear(H, W_VH, b_V).to(weight_VH.dtype), dim=1)
+            nats += functional.nll_loss(log_p, targets, reduction="sum", ignore_index=IGNORED)
+            if with_gradient:
+                dO = _logit_gradient(log_p, targets)
+                dbias_V += dO.sum(0)
+                dO = dO.to(dtype)
+                torch.mm(dO, W_VH, out=dH)
+                dweight_VH += dO.T @ H
+        ctx.save_for_backward(dH_NH, dweight_VH, dbias_V)
+        return nats
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dnats: Tensor) -> tuple[Tensor | None, ...]:
+        dH_NH, dweight_VH, dbias_V = ctx.saved_tensors
+        return dH_NH * dnats.to(dH_NH.dtype), dweight_VH * dnats, dbias_V * dnats, None, None
+
+
+def _logit_gradient(log_p_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """softmax(O) minus the one-hot target, zero where there is none; takes the room of log_p_NV."""
+    counts_N1 = (targets_N != IGNORED).unsqueeze(1)
+    dO_NV = log_p_NV.exp_()
+    dO_NV.scatter_add_(1, targets_N.clamp(min=0).unsqueeze(1), -torch.ones_like(dO_NV[:, :1]))
+    return dO_NV.mul_(counts_N1)
