@@ -1,4 +1,4 @@
-"""Products that are taken many times with the same matrix, laid out once for it."""
+"""Products that are taken many times with the same matrix, laid out once for it. Suffixes: B rows of D, K results."""
 
 import platform
 from collections.abc import Callable
@@ -6,33 +6,75 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-Product = Callable[[Tensor, Tensor | None], Tensor]
+from charrnn.errors import ConfigError
+
+Product = Callable[[Tensor, Tensor], Tensor]
+"""(x_BD, added: (B, K), or (K,) for one row) -> added + x W^T, (B, K), which is the caller's to overwrite."""
+
+_LARGE = 2**19
+"""Weights of a matrix-vector product from which packed ones are quicker. One row in float32, packed and plain, us:
+512 x 256 25, 9; 1024 x 512 29, 32; 2048 x 512 44, 63; 2048 x 1024 81, 118 (2 Zen 5 cores)."""
 
 
-def repeated_product(weight: Tensor, lanes: int) -> Product:
-    """(x_BD, sums_BK or None) -> sums + x W^T, for many x of `lanes` rows and one weight W (K, D).
+def repeated_product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """The product with one weight W (K, D) for many x of several rows each; `added` may be None.
 
-    On an x86 CPU oneDNN takes W packed in its own blocks, and adds the sums in the same pass; the product of a step
-    otherwise reads W in an order that is not the kernel's. Measured on 2 Zen 5 cores, us a product, packed against
-    torch.addmm with W^T contiguous: 64 x 512 by 512 x 2048 float32 319 : 828, bfloat16 167 : 214; 32 x 256 by
-    256 x 1024 float32 55 : 155, bfloat16 33 : 42. Elsewhere W^T is made contiguous (32 x 256 by 256 x 1024 on 2 Xeon
-    cores: 85 us, with the transposed view 115).
+    On an x86 CPU oneDNN takes W packed in its own blocks, and adds in the same pass; otherwise the kernel reads W in an
+    order that is not its own. Measured on 2 Zen 5 cores, us a product, packed against torch.addmm with W^T contiguous:
+    64 x 512 by 512 x 2048 float32 319 : 828, bfloat16 167 : 214; 32 x 256 by 256 x 1024 float32 55 : 155, bfloat16
+    33 : 42. Elsewhere W^T is made contiguous (32 x 256 by 256 x 1024 on 2 Xeon cores: 85 us; with the transposed view
+    115).
     """
     if weight.device.type == "cpu" and weight.dtype in _packable():
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), lanes)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
         plain, adding = torch.ops.mkldnn._linear_pointwise.default, torch.ops.mkldnn._linear_pointwise.binary
 
-        def packed_product(x_BD: Tensor, sums_BK: Tensor | None) -> Tensor:
-            if sums_BK is None:
+        def packed_product(x_BD: Tensor, added: Tensor | None) -> Tensor:
+            if added is None:
                 product: Tensor = plain(x_BD, packed, None, "none", [], "")
             else:
-                product = adding(x_BD, sums_BK, packed, None, "add")
+                product = adding(x_BD, added, packed, None, "add")
             return product
 
         return packed_product
     W = weight.T.contiguous()
-    return lambda x_BD, sums_BK: x_BD @ W if sums_BK is None else torch.addmm(sums_BK, x_BD, W)
+    return lambda x_BD, added: x_BD @ W if added is None else torch.addmm(added, x_BD, W)
+
+
+def step_product(weight: Tensor, rows: int) -> Product:
+    """The same for a fixed number of rows, where one row is a matrix-vector product."""
+    if rows > 1:
+        return repeated_product(weight, rows)
+    if weight.device.type == "cpu" and weight.dtype in _packable() and weight.numel() > _LARGE:
+        packed, linear = (
+            torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 1),
+            torch.ops.mkldnn._linear_pointwise,
+        )
+        return lambda x_1D, added: linear(x_1D, packed, added, "none", [], "")
+    weight = weight.contiguous()
+    return lambda x_1D, added: functional.linear(x_1D, weight, added)
+
+
+def quantized_product(weight: Tensor, rows: int) -> Product:
+    """The same with W in int8, a scale for each of its K rows, and x in 8 bits of one scale over all it holds.
+
+    The sums are whole numbers, so they do not depend on how many rows there are. Raises ConfigError for float64, off
+    the CPU, and where torch was built without int8 kernels.
+    """
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        dtype = str(weight.dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"quantize: int8 weights want a float32 model on the CPU, not {dtype} on {weight.device.type}"
+        )
+    if torch.backends.quantized.engine == "none":
+        raise ConfigError("quantize: this build of PyTorch has no int8 kernels")
+    scales_K = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    zeros_K = torch.zeros(len(weight), dtype=torch.int64)
+    quantized = torch.quantize_per_channel(weight, scales_K.double(), zeros_K, 0, torch.qint8)
+    packed, linear = torch.ops.quantized.linear_prepack(quantized, None), torch.ops.quantized.linear_dynamic
+    return lambda x_BD, added: linear(x_BD, packed, not _sums_whole()).add_(added)
 
 
 @lru_cache(maxsize=1)
@@ -45,3 +87,11 @@ def _packable() -> frozenset[torch.dtype]:
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return frozenset([torch.float32, torch.bfloat16])
     return frozenset([torch.float32])
+
+
+@lru_cache(maxsize=1)
+def _sums_whole() -> bool:
+    """Whether products of 8 by 8 bits are summed in 32 bits at once (VNNI). Elsewhere pairs of them are summed in 16
+    bits first, which 8-bit activations could overflow: they are given 7.
+    """
+    return bool(getattr(torch.cpu, "_is_vnni_supported", lambda: False)())
