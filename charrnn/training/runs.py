@@ -1,6 +1,7 @@
 """The folder of a run: made, locked, written into, and a checkpoint found in it."""
 
 import contextlib
+import errno
 import itertools
 import os
 import re
@@ -68,24 +69,14 @@ class Run:
         """
         path = self.folder / ".lock"
         lock = FileLock(path, timeout=0)
+        note = _acquire(lock, self.folder, path)
         try:
-            lock.acquire()
-        except Timeout:
-            raise CheckpointError(
-                f"{self.folder} is in use by {_holder(path)}; two processes cannot train one run: wait for it, or stop "
-                f"it first"
-            ) from None
-        except PermissionError as error:
-            raise CheckpointError(f"cannot lock {path}: {error.strerror}") from None
-        except (OSError, NotImplementedError) as error:  # such as ENOLCK or ENOTSUP of a network's file system
-            yield f"{self.folder} cannot be locked ({error}); see that no other process trains this run"
-            return
-        try:
-            _sign(path)
-            self._clear_leftovers()
-            yield ""
+            if not note:
+                _sign(path)
+                self._clear_leftovers()
+            yield note
         finally:
-            lock.release()
+            lock.release()  # of no effect where there is none
 
     def _clear_leftovers(self) -> None:
         """Delete the half-written files of processes that were killed."""
@@ -153,7 +144,26 @@ def _make_unused(folder: Path) -> Path:
             return candidate
 
 
-# ---- the lock's holder
+# ---- the lock
+
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+"""What file systems without locks, of a network as a rule, answer."""
+
+
+def _acquire(lock: FileLock, folder: Path, path: Path) -> str:
+    """Take a run's lock; a note if the file system knows none. Raises CheckpointError if it is held or refused."""
+    try:
+        lock.acquire()
+    except Timeout:
+        raise CheckpointError(
+            f"{folder} is in use by {_holder(path)}; two processes cannot train one run: wait for it, or stop it first"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise CheckpointError(f"cannot lock {path}: {error.strerror}") from None
+        return f"{folder} cannot be locked ({error}); see that no other process trains this run"
+    return ""
 
 
 def _sign(path: Path) -> None:

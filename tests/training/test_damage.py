@@ -3,8 +3,10 @@
 import copy
 import json
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,10 @@ from charrnn.config import Config, load_config
 from charrnn.errors import CheckpointError, ConfigError, TrainingError
 from charrnn.model.engines import ENGINES
 from charrnn.text.dataset import Dataset, load_dataset
+from charrnn.text.minibatches import Position
 from charrnn.training import checkpoint, loop
-from charrnn.training.progress import Placed
+from charrnn.training.progress import Place, Placed, Sums
+from charrnn.training.session import Tally
 from tests.conftest import SMALL
 
 
@@ -229,7 +233,7 @@ def spoilt(tensor: Tensor, how: str, number: int) -> Tensor:
         return torch.zeros((number % 5, *tensor.shape[1:]), dtype=tensor.dtype)
     if how == "empty":
         return torch.zeros((0, 2**40), dtype=tensor.dtype)
-    if how == "bits":
+    if how == "bits" and tensor.numel():
         flat = tensor.clone().reshape(-1)
         view = flat.view(torch.uint8)
         view[number % len(view) :] = number % 256
@@ -323,7 +327,7 @@ BOMBS: dict[str, Callable[[Victim], str]] = {
 def test_a_bomb_is_refused_soon_and_in_little_memory(bomb, victim):
     resource = pytest.importorskip("resource")  # not on Windows
     content = victim.signed(BOMBS[bomb](victim), victim.tensors)
-    unit = 1024 if __import__("sys").platform == "linux" else 1
+    unit = 1024 if sys.platform == "linux" else 1
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, time.process_time()
     assert not victim.accepts(content)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit - before
@@ -356,6 +360,11 @@ def test_weights_that_are_no_numbers_are_neither_read_nor_written(value, victim)
     with pytest.raises(CheckpointError, match=r"not written: .* readout.bias holds what is no finite number"):
         checkpoint.save(victim.path, stored)
     assert victim.path.read_bytes() == victim.content
+
+
+def test_a_checkpoint_has_room_for_all_that_a_session_counts():
+    assert set(Sums.model_fields) == {field.name for field in fields(Tally)}
+    assert set(Place.model_fields) == {field.name for field in fields(Position)}
 
 
 def test_every_engine_can_be_named_in_a_checkpoint():
