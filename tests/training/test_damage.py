@@ -280,7 +280,7 @@ def test_hostile_content_under_right_checksums_is_refused_or_harmless(victim):
 
 @pytest.mark.slow
 def test_hostile_content_under_right_checksums_is_refused_or_harmless_in_many_cases(victim):
-    counterfeit(victim, 15_000)
+    counterfeit(victim, 10_000)
 
 
 def changed(victim: Victim, *place: Any, value: object) -> str:
