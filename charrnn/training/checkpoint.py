@@ -161,9 +161,9 @@ def load(path: Path, with_training: bool = False) -> Checkpoint:
 
 _UNREADABLE = (
     *(OSError, SafetensorError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError),
-    *(RecursionError, MemoryError),
+    MemoryError,
 )
-"""What safetensors, torch and json raise for files that are not theirs."""
+"""What safetensors, torch and json raise for files that are not theirs; RuntimeError includes RecursionError."""
 
 
 def step_of(path: Path) -> int | None:
