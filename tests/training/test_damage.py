@@ -258,7 +258,8 @@ def counterfeits(draw: Any, victim: Victim) -> bytes:
                 tensor
             )
         elif how != "delete":
-            tensors[name] = spoilt(tensor, how, draw(st.integers(0, 1000)))
+            honest = victim.tensors.get(name, tensor)  # not one that is spoilt already, of who knows what type and size
+            tensors[name] = spoilt(honest, how, draw(st.integers(0, 1000)))
     tensors = tensors or {"x": torch.zeros(1)}
     return victim.signed(json.dumps(header), tensors)
 
