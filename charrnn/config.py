@@ -22,6 +22,9 @@ from charrnn.errors import ConfigError
 LARGEST_FILE = 1_000_000
 """Bytes of a YAML file above which it is taken for something else."""
 
+_MOST_KEYS = 200
+"""Keys of a stored configuration above which it is no configuration: each unknown one costs a search for its like."""
+
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?\s*[smhd]\s*)+")
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(epochs?|steps?)")
@@ -202,6 +205,10 @@ class TrainingConfig(_Section):
     """Characters of a sample."""
     checkpoint_every: DurationText = "60s"
     """The longest time between two writings of last.safetensors; every evaluation writes it too."""
+    keep: Annotated[Integer, Field(ge=0)] = 0
+    """How many evaluated models to keep as step-<number>.safetensors beside best and last; to sample, not to resume."""
+    keep_by: Literal["best", "newest"] = "best"
+    """Which of them: those with the lowest validation loss, or the latest; the others are deleted."""
     tensorboard: bool = False
     """Also write the metrics as TensorBoard events into the run (needs the extra charrnn[tensorboard])."""
 
@@ -234,7 +241,7 @@ class Config(_Section):
 RESUMABLE = frozenset(
     f"training.{key}"
     for key in ("budget", "device", "evaluations", "samples", "sample_prefix", "sample_length", "checkpoint_every")
-) | {"training.tensorboard"}
+) | {"training.keep", "training.keep_by", "training.tensorboard"}
 """Keys that a resumed run may change; every other one would make it a different run."""
 
 
@@ -452,6 +459,8 @@ def config_from_json(text: str) -> Config:
         raise ConfigError(f"not a configuration: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"not a configuration: expected sections, got {_short(values)}")
+    if len(values) + sum(len(section) for section in values.values() if isinstance(section, dict)) > _MOST_KEYS:
+        raise ConfigError(f"not a configuration: over {_MOST_KEYS} keys")
     return _validated(_Settings(values, {}))
 
 

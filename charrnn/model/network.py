@@ -140,7 +140,7 @@ class CharRNN(nn.Module):
 
 def _undrawn(kind: type[nn.Module], *sizes: int) -> Any:
     """A torch.nn module whose weights hold nothing yet: it would draw them from the global random state."""
-    return nn.utils.skip_init(kind, *sizes)  # type: ignore[no-untyped-call]
+    return nn.utils.skip_init(kind, *sizes, device=torch.get_default_device())  # type: ignore[no-untyped-call]
 
 
 def loss_sum(logits_TBV: Tensor, targets_TB: Tensor) -> Tensor:

@@ -2,12 +2,17 @@
 
 Tensors: the weights under the network's own names (`rnn.weight_ih_l0`, `readout.weight`, ...); under `training/`, in
 a checkpoint that training can go on from, the optimizer's moments, the random state and the carried hidden state.
-Metadata, as JSON: format number, charrnn's version, the resolved configuration, the vocabulary, what the text was,
-the metrics so far, and under `progress` the counters and the position in the data.
+Metadata, as JSON under `charrnn`: format number, charrnn's version, the resolved configuration, the vocabulary, what
+the text was, the metrics so far, and under `progress` the counters and the position in the data. Beside it two
+checksums: of the model with that JSON, and of the training state, so that sampling need not read the latter.
+
+A file is not trusted: whatever is in it, reading it gives a Checkpoint or a CheckpointError, and takes no more memory
+than in proportion to its size.
 """
 
+import hashlib
 import json
-import os
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,12 +28,21 @@ from charrnn.config import Config, config_from_json
 from charrnn.errors import CheckpointError, ConfigError
 from charrnn.model.network import CharRNN
 from charrnn.text.vocabulary import Vocabulary
+from charrnn.training.runs import write_whole
 
-FORMAT = 1
-"""Raised by one whenever an older charrnn could not read the file rightly."""
+FORMAT = 2
+"""Raised by one whenever an older charrnn could not read the file rightly, or a newer one expects more of it.
+
+1: without checksums. 2: with them."""
 
 TRAINING = "training/"
 """Prefix of the tensors that only training needs."""
+
+_LONGEST_HEADER = 1 << 24
+"""Characters of the JSON. A vocabulary of all of Unicode takes 13 million."""
+
+_MOST_CONTAINERS = 10_000
+"""Brackets that the JSON may open; ours opens some twenty. Empty lists grow twentyfold in memory when read."""
 
 
 @dataclass(frozen=True)
@@ -49,28 +63,57 @@ class Checkpoint:
 
     def network(self, device: torch.device | str = "cpu") -> CharRNN:
         """The network with these weights, on a device. Raises CheckpointError if they do not fit the configuration."""
-        network = CharRNN(self.config.model, self.vocabulary.size)
-        wanted = {name: (tuple(p.shape), p.dtype) for name, p in network.state_dict().items()}
-        found = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in self.weights.items()}
+        with torch.device("meta"):  # a configuration may ask for more than the machine has
+            wanted = {
+                name: tuple(p.shape) for name, p in CharRNN(self.config.model, self.vocabulary.size).named_parameters()
+            }
+        found = {name: tuple(tensor.shape) for name, tensor in self.weights.items()}
         for name in sorted(wanted.keys() | found.keys()):
-            shapes = [tuple(side[name][0]) if name in side else "nothing" for side in (wanted, found)]
+            shapes = [side.get(name, "nothing") for side in (wanted, found)]
             if shapes[0] != shapes[1]:
                 raise CheckpointError(
-                    f"the weights do not fit the model: {name}: expected {shapes[0]}, got {shapes[1]}"
+                    f"the weights do not fit the model: {name[:100]}: expected {shapes[0]}, got {shapes[1]}"
                 )
-        if any(not tensor.dtype.is_floating_point for tensor in self.weights.values()):
-            raise CheckpointError("the weights are damaged: expected floating point numbers")
-        if next(iter(self.weights.values())).dtype == torch.float64:
-            network.double()
+        network = CharRNN(self.config.model, self.vocabulary.size).to(_checked_dtype(self.weights))
         network.load_state_dict(self.weights)
         return network.to(device)
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whole or not at all: to a temporary name beside it, to the disk, then renamed over it.
+def _checked_dtype(weights: Mapping[str, Tensor]) -> torch.dtype:
+    """The one precision of a network's weights. Raises CheckpointError for mixed ones, and for what is no number."""
+    dtypes = {tensor.dtype for tensor in weights.values()}
+    if dtypes not in ({torch.float32}, {torch.float64}):
+        shown = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        raise CheckpointError(f"the weights are damaged: expected floating point numbers of 32 or 64 bits, got {shown}")
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"the weights are damaged: {name} holds what is no finite number")
+    return dtypes.pop()
 
-    Raises CheckpointError where the file system refuses; what stood under the name is then still there.
+
+def save(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint whole or not at all; what stood under the name stays until the new file is on the disk.
+
+    Raises CheckpointError where the file system refuses, or for weights that could not be loaded again.
     """
+    weights = {name: _plain(tensor) for name, tensor in checkpoint.weights.items()}
+    training = {TRAINING + name: _plain(tensor) for name, tensor in checkpoint.training.items()}
+    try:
+        _checked_dtype(weights)
+        header = _to_header(checkpoint)
+        model_sum = _checksum(header, weights)
+        metadata = {"charrnn": header, "sha256": model_sum, "sha256_training": _checksum(model_sum, training)}
+        content = serialize({**weights, **training}, metadata=metadata)
+    except (CheckpointError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} is not written: {error}") from None
+    write_whole(path, content)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()
+
+
+def _to_header(checkpoint: Checkpoint) -> str:
     header = {
         "format": FORMAT,
         "charrnn": __version__,
@@ -80,22 +123,17 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "metrics": checkpoint.metrics,
         "progress": checkpoint.progress,
     }
-    tensors = {**checkpoint.weights, **{TRAINING + name: tensor for name, tensor in checkpoint.training.items()}}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(serialize(tensors, metadata={"charrnn": json.dumps(header)}))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"cannot write {path}: {error}; an earlier checkpoint of that name is untouched"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)  # renamed by now, unless something went wrong or a second Ctrl-C came
+    return json.dumps(header, allow_nan=False)
+
+
+def _checksum(before: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hexadecimal, of a text of one line and of tensors: their names, types, shapes and bytes."""
+    digest = hashlib.sha256(f"{before}\n".encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load(path: Path, with_training: bool = False) -> Checkpoint:
@@ -105,47 +143,98 @@ def load(path: Path, with_training: bool = False) -> Checkpoint:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = _header(path, file.metadata())
+            metadata = file.metadata() or {}
+            header = _read_header(metadata)
             names = [name for name in file.keys() if with_training or not name.startswith(TRAINING)]  # noqa: SIM118
             tensors = {name: file.get_tensor(name).clone() for name in names}  # no longer mapped from the file
+        weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING)}
+        training = {name: tensor for name, tensor in tensors.items() if name.startswith(TRAINING)}
+        _verify(header, metadata, weights, training if with_training else None)
+        return _from_header(header, weights, training)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such checkpoint") from None
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: not a checkpoint, or a damaged one: {error}") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except _UNREADABLE as error:
+        raise CheckpointError(f"{path}: not a checkpoint, or a damaged one: {_short(error)}") from None
+
+
+_UNREADABLE = (
+    *(OSError, SafetensorError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, OverflowError),
+    MemoryError,
+)
+"""What safetensors, torch and json raise for files that are not theirs; RuntimeError includes RecursionError."""
+
+
+def step_of(path: Path) -> int | None:
+    """The step at which a checkpoint was made, from its header alone; None if there is no such file or no telling."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            step = _read_header(file.metadata() or {})["metrics"]["step"]
+    except (CheckpointError, *_UNREADABLE):
+        return None
+    return step if isinstance(step, int) else None
+
+
+def _read_header(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON of a file's metadata. Raises CheckpointError, or ValueError or RecursionError for what is no JSON."""
+    text = metadata.get("charrnn")
+    if text is None:
+        raise CheckpointError("a safetensors file, but not a checkpoint of charrnn's")
+    if len(text) > _LONGEST_HEADER or text.count("[") + text.count("{") > _MOST_CONTAINERS:
+        raise CheckpointError(f"a damaged checkpoint: its header is not to be believed ({len(text):,} characters)")
+    header = json.loads(text, parse_constant=_finite, parse_float=_finite)
+    number = header.get("format") if isinstance(header, dict) else None
+    if type(number) is not int or number < 1:
+        raise CheckpointError("a damaged checkpoint: its header has no format number")
+    if number > FORMAT:
+        raise CheckpointError(
+            f"format {number}, written by charrnn {str(header.get('charrnn'))[:40]}; this is charrnn {__version__}, "
+            f"which reads up to format {FORMAT}; install a newer one"
+        )
+    return dict(header)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:40]} is not a finite number")
+    return value
+
+
+def _verify(
+    header: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    weights: dict[str, Tensor],
+    training: dict[str, Tensor] | None,
+) -> None:
+    """Raise CheckpointError if the checksums, which files of format 1 may lack, are not those of the content."""
+    expected = [metadata.get("sha256"), metadata.get("sha256_training")]
+    if header["format"] == 1 and expected == [None, None]:
+        return
+    found = [_checksum(metadata["charrnn"], weights), expected[1]]
+    if training is not None:
+        found[1] = _checksum(str(found[0]), training)
+    if found != expected:
+        raise CheckpointError("a damaged checkpoint: its content does not fit its checksum")
+
+
+def _from_header(header: Mapping[str, Any], weights: dict[str, Tensor], training: dict[str, Tensor]) -> Checkpoint:
     try:
         return Checkpoint(
             config=config_from_json(json.dumps(header["config"])),
             vocabulary=Vocabulary.from_json(header["vocabulary"]),
-            weights={name: tensor for name, tensor in tensors.items() if not name.startswith(TRAINING)},
+            weights=weights,
             corpus=dict(header["corpus"]),
             metrics=dict(header["metrics"]),
-            training={name.removeprefix(TRAINING): t for name, t in tensors.items() if name.startswith(TRAINING)},
+            training={name.removeprefix(TRAINING): tensor for name, tensor in training.items()},
             progress=dict(header["progress"]),
         )
-    except (ConfigError, CheckpointError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path}: a damaged checkpoint: {error}") from None
+    except (ConfigError, CheckpointError, *_UNREADABLE) as error:
+        raise CheckpointError(f"a damaged checkpoint: {_short(error)}") from None
 
 
-def _header(path: Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
-    if not metadata or "charrnn" not in metadata:
-        raise CheckpointError(f"{path}: a safetensors file, but not a checkpoint of charrnn's")
-    header = json.loads(metadata["charrnn"])
-    if not isinstance(header, dict) or not isinstance(header.get("format"), int):
-        raise CheckpointError(f"{path}: a damaged checkpoint: its header has no format number")
-    if header["format"] > FORMAT:
-        raise CheckpointError(
-            f"{path}: format {header['format']}, written by charrnn {header.get('charrnn')}; this is charrnn "
-            f"{__version__}, which reads up to format {FORMAT}; install a newer one"
-        )
-    return header
-
-
-def _flush_folder(folder: Path) -> None:
-    """Fsync a folder, so that a power cut cannot undo a renaming in it. Windows has no handle of a folder to flush."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _short(error: BaseException) -> str:
+    """The first lines of a message that may quote megabytes of a file."""
+    text = str(error) if str(error) else type(error).__name__
+    return text if len(text) <= 500 else f"{text[:497]}..."

@@ -24,8 +24,9 @@ from charrnn.training.checkpoint import Checkpoint
 from charrnn.training.evaluation import Evaluation, evaluate, quick_lanes
 from charrnn.training.memory import keep_freed_memory
 from charrnn.training.placement import Placement, choose_device, place
+from charrnn.training.progress import Placed, Progress
 from charrnn.training.reporting import Reporter, View, require_tensorboard
-from charrnn.training.runs import Run, find_checkpoint
+from charrnn.training.runs import Run, find_checkpoint, write_whole
 from charrnn.training.session import Session
 
 _REPORTS = 500
@@ -69,18 +70,15 @@ class Training:
                 self.stop(self.signals.caught)
 
     def evaluate(self, progress: float) -> None:
-        """Evaluate on the validation text; keep the model if it is the best so far."""
+        """Evaluate on the validation text, and note whether it is the best so far; `save` then keeps it."""
         session, started = self.session, time.perf_counter()
         ids = session.dataset.validation
         vocabulary, execution = session.dataset.vocabulary, session.placement.execution
         num_bytes = session.dataset.predicted_bytes["validation"]
         found = evaluate(session.network, vocabulary, ids, execution, quick_lanes(len(ids)), num_bytes)
         session.refuse_non_finite("validation loss", found.nats_per_char)
-        is_best = found.nats_per_char < session.best_nats_per_char
+        is_best = session.rank(found.nats_per_char)
         session.latest["validation"] = found.to_json()
-        if is_best:
-            session.best_nats_per_char = found.nats_per_char
-            checkpoint.save(self.run.best, session.model_checkpoint())
         self.last_evaluation = found
         self.reporter.evaluated(session.place(), progress, found, is_best)
         self.last_seconds = time.perf_counter() - started
@@ -105,9 +103,28 @@ class Training:
         return training.sample_prefix + vocabulary.decode([int(ids[0]) for ids in drawn])
 
     def save(self) -> None:
-        """Write last.safetensors."""
+        """Write last.safetensors, and then what it speaks of: best.safetensors and the models kept of single steps.
+
+        In this order a killed run's `last` is never older than the others, and a resume, which saves first, makes
+        good what the kill prevented.
+        """
         checkpoint.save(self.run.last, self.session.full_checkpoint(self.reporter.written()))
+        self._keep_models()
         self.saved_at = time.perf_counter()
+
+    def _keep_models(self) -> None:
+        """Write the models that are kept of this step, and delete those of earlier steps that no longer are."""
+        session, run = self.session, self.run
+        kept = {one.step: run.step(one.step) for one in session.kept}
+        due = [run.best] if session.best_step == session.step_count else []
+        due += [kept[session.step_count]] if session.step_count in kept else []
+        for path in due:
+            if checkpoint.step_of(path) != session.step_count:
+                checkpoint.save(path, session.model_checkpoint())
+        for step, path in run.steps().items():
+            if step not in kept:
+                with contextlib.suppress(OSError):  # open in another program, on Windows; the next save tries again
+                    path.unlink(missing_ok=True)
 
     def stop(self, signal_number: int) -> None:
         """Save and leave, told to by a signal."""
@@ -132,11 +149,13 @@ def train(config: Config, view: View, folder: Path | None = None, init_from: Pat
         require_tensorboard()
     session = prepare(config, init_from)
     run = Run.new(folder, session.dataset.name)
-    run.config.write_text(config.to_yaml(), encoding="utf-8")
-    reporter = Reporter(run, view)
-    reporter.open(tensorboard=config.training.tensorboard)
-    reporter.event("start", f"{run.folder}", config=config.model_dump(mode="json"))
-    return _run(session, run, reporter)
+    with run.locked() as note:
+        run.refuse_if_used()  # another process may have been here between the look and the lock
+        write_whole(run.config, config.to_yaml().encode())
+        with _reporter(run, view, note) as reporter:
+            reporter.open(tensorboard=config.training.tensorboard)
+            reporter.event("start", f"{run.folder}", config=config.model_dump(mode="json"))
+            return _run(session, run, reporter)
 
 
 def resume(view: View, folder: Path | None, settings: list[str], budget: str | None) -> Run:
@@ -146,7 +165,19 @@ def resume(view: View, folder: Path | None, settings: list[str], budget: str | N
     CheckpointError if the run or its text is not there any more.
     """
     run = Run.existing(folder)
-    stored = checkpoint.load(run.last, with_training=True)
+    with run.locked() as note:
+        stored = checkpoint.load(run.last, with_training=True)
+        session = _restored(stored, run, settings, budget)
+        config = session.config
+        write_whole(run.config, config.to_yaml().encode())
+        with _reporter(run, view, note) as reporter:
+            reporter.open(stored.progress["written"], config.training.tensorboard)
+            reporter.event("resume", _resumed(session, stored, run), step=session.step_count)
+            return _run(session, run, reporter)
+
+
+def _restored(stored: Checkpoint, run: Run, settings: list[str], budget: str | None) -> Session:
+    """The session of a run's last checkpoint, with what may change changed."""
     config = load_config(settings=settings, flags={"training.budget": budget}, base=stored.config)
     refused = [key for key in changed_keys(stored.config, config) if key not in RESUMABLE]
     if refused:
@@ -159,14 +190,10 @@ def resume(view: View, folder: Path | None, settings: list[str], budget: str | N
             f"{dataset.name} is no longer the text that {run.folder} was trained on (its SHA-256 differs); "
             f"--init-from {run.last} starts a new run from these weights"
         )
-    placement = _stored_placement(stored, choose_device(config.training.device))
-    session = begin(config, dataset, stored, placement)
+    before = Progress.read(stored.progress).placement
+    session = begin(config, dataset, stored, _stored_placement(before, choose_device(config.training.device)))
     session.restore(stored)
-    run.config.write_text(config.to_yaml(), encoding="utf-8")
-    reporter = Reporter(run, view)
-    reporter.open(stored.progress.get("written", {}), config.training.tensorboard)
-    reporter.event("resume", _resumed(session, stored, run), step=session.step_count)
-    return _run(session, run, reporter)
+    return session
 
 
 def prepare(config: Config, init_from: Path | None = None) -> Session:
@@ -197,20 +224,28 @@ def begin(
     return Session(config, dataset, network, placement or place(network, config.training, shape))
 
 
-def _stored_placement(stored: Checkpoint, device: torch.device) -> Placement | None:
+def _stored_placement(before: Placed, device: torch.device) -> Placement | None:
     """A resumed run's own engine and precision, if it is on the same kind of device: a new trial might differ."""
-    before = stored.progress.get("placement", {})
-    if before.get("device") != device.type:
+    if before.device != device.type:
         return None
-    execution = Execution(before["engine"], getattr(torch, before["dtype"]))
-    return Placement(device, execution, "as before")
+    return Placement(device, Execution(before.engine, getattr(torch, before.dtype)), "as before")
+
+
+def _differences(before: Placed, now: Placed) -> str:
+    """What of the machine has changed since a checkpoint, as it was before; empty if nothing that matters has."""
+    changed = [f"on {before.device}"] if before.device != now.device else []
+    if before.torch not in (None, now.torch):
+        changed.append(f"with torch {before.torch[:40] if before.torch else ''}")
+    if before.threads not in (None, now.threads) and now.device == "cpu":
+        changed.append(f"with {before.threads} threads")
+    return ", ".join(changed)
 
 
 def _resumed(session: Session, stored: Checkpoint, run: Run) -> str:
     text = f"{run.folder} at step {session.step_count:,}, {session.progress():.0%} of {session.config.training.budget}"
-    before = stored.progress.get("placement", {}).get("device")
-    if before != session.placement.device.type:
-        text += f"; it was on {before} before, so it goes on, but no longer bit for bit as it would have"
+    before = _differences(Progress.read(stored.progress).placement, session.placed())
+    if before:
+        text += f"; it ran {before} before, so it goes on, but no longer bit for bit as it would have"
     if session.config.training.budget != stored.config.training.budget:
         text += f" (before: {stored.config.training.budget}); the learning rate now follows the new budget"
     if session.progress() >= 1:
@@ -218,19 +253,28 @@ def _resumed(session: Session, stored: Checkpoint, run: Run) -> str:
     return text
 
 
-def _run(session: Session, run: Run, reporter: Reporter) -> Run:
-    session.network.train()
+@contextmanager
+def _reporter(run: Run, view: View, note: str) -> Iterator[Reporter]:
+    """A run's voice, which is closed whatever happens. note: what the lock had to say."""
+    reporter = Reporter(run, view)
     try:
-        with _caught_signals() as signals:
-            for label, text in planning.headline(session):
-                reporter.say(label, text)
-            training = Training(session, run, reporter, signals)
-            training.save()  # so that there is something to go on from whatever happens
-            training.loop()
-            training.save()
-        _closing_words(training)
+        if note:
+            reporter.say("note", note)
+        yield reporter
     finally:
         reporter.close()
+
+
+def _run(session: Session, run: Run, reporter: Reporter) -> Run:
+    session.network.train()
+    with _caught_signals() as signals:
+        for label, text in planning.headline(session):
+            reporter.say(label, text)
+        training = Training(session, run, reporter, signals)
+        training.save()  # so that there is something to go on from whatever happens
+        training.loop()
+        training.save()
+    _closing_words(training)
     return run
 
 

@@ -4,6 +4,7 @@ Everything for people goes to stderr; stdout is left to data. One object knows o
 consoles knows how to show the same things.
 """
 
+import contextlib
 import io
 import json
 import math
@@ -11,14 +12,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from charrnn.errors import ConfigError
+from charrnn.errors import CheckpointError, ConfigError
 from charrnn.training.evaluation import Evaluation
 from charrnn.training.runs import Run
 
@@ -189,14 +191,12 @@ class Reporter:
     run: Run
     view: View
     tensorboard: Any = None
+    _files: dict[str, io.FileIO] = field(default_factory=dict)
 
     def open(self, written: Mapping[str, int] | None = None, tensorboard: bool = False) -> None:
         """Start metrics.jsonl and samples.txt, or go on with those whose first bytes the checkpoint vouches for."""
-        self._files = {}
         for path in (self.run.metrics, self.run.samples):
-            if path.exists():
-                os.truncate(path, min((written or {}).get(path.name, 0), path.stat().st_size))
-            self._files[path.name] = path.open("a", encoding="utf-8", errors="replace", newline="\n")
+            self._files[path.name] = _opened(path, (written or {}).get(path.name, 0))
         if tensorboard:
             self.tensorboard = require_tensorboard()(str(self.run.folder))
 
@@ -204,9 +204,11 @@ class Reporter:
         """Close the files and leave the terminal as it was."""
         self._show(View.close)
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # all that was to be written has been, or has been told of
+                file.close()
         if self.tensorboard is not None:
-            self.tensorboard.close()
+            with contextlib.suppress(OSError):
+                self.tensorboard.close()
 
     def written(self) -> dict[str, int]:
         """The length in bytes of each log, for the checkpoint: what a resumed run finds beyond it is cut off."""
@@ -255,14 +257,41 @@ class Reporter:
         self._append(self.run.metrics.name, json.dumps({"type": kind, **record}) + "\n")
 
     def _append(self, name: str, text: str) -> None:
-        self._files[name].write(text)
-        self._files[name].flush()
+        """Write to a log. Raises CheckpointError where the file system refuses; a resume cuts off the torn line."""
+        rest = memoryview(text.encode("utf-8", "replace"))
+        try:
+            while rest:  # a disk may take a part and refuse the rest
+                rest = rest[self._files[name].write(rest) :]
+        except OSError as error:
+            path = self.run.folder / name
+            raise CheckpointError(
+                f"cannot write {path}: {error.strerror}; once it can be written, charrnn train --resume --run "
+                f"{self.run.folder} goes on from the last checkpoint"
+            ) from None
 
     def _scalars(self, group: str, figures: dict[str, Any]) -> None:
-        if self.tensorboard is not None:
+        if self.tensorboard is None:
+            return
+        try:
             for name, value in figures.items():
                 if isinstance(value, int | float) and name not in ("step", "best"):
                     self.tensorboard.add_scalar(f"{group}/{name}", value, figures["step"])
+        except OSError as error:
+            self.tensorboard = None
+            self.say("note", f"TensorBoard's events cannot be written any more ({error.strerror}); training goes on")
+
+
+def _opened(path: Path, length: int) -> io.FileIO:
+    """A log to append to, of which the first `length` bytes are kept. Raises CheckpointError if it cannot be written.
+
+    Without a buffer, which at closing would try again to write what was refused.
+    """
+    try:
+        if path.exists():
+            os.truncate(path, min(length, path.stat().st_size))
+        return path.open("ab", buffering=0)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror}") from None
 
 
 def require_tensorboard() -> Any:

@@ -1,8 +1,17 @@
-"""The folder of a run, and finding a checkpoint in one."""
+"""The folder of a run: made, locked, written into, and a checkpoint found in it."""
 
+import contextlib
+import errno
+import itertools
+import os
 import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from charrnn.errors import CheckpointError, ConfigError
 
@@ -11,7 +20,10 @@ RUNS = Path("runs")
 
 
 class Run:
-    """runs/<name>/: config.yaml, metrics.jsonl, samples.txt, best.safetensors, last.safetensors."""
+    """runs/<name>/: config.yaml, metrics.jsonl, samples.txt, best.safetensors, last.safetensors, step-<n>.safetensors.
+
+    Beside them .lock.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -27,18 +39,60 @@ class Run:
 
         Raises ConfigError if it holds a run already: a run is never overwritten.
         """
-        folder = folder or _unused(RUNS / f"{datetime.now():%Y%m%d-%H%M%S}-{_slug(label)}")
-        run = cls(folder)
-        for file in (run.last, run.best, run.metrics, run.config, run.samples):
-            if file.exists():
-                raise ConfigError(
-                    f"{folder} holds a run already ({file.name}); --resume goes on with it, --run DIR names another"
-                )
         try:
+            if folder is None:
+                return cls(_make_unused(RUNS / f"{datetime.now():%Y%m%d-%H%M%S}-{_slug(label)}"))
+            run = cls(folder)
+            run.refuse_if_used()
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"cannot make the run's folder {folder}: {error.strerror}") from None
+            raise ConfigError(f"cannot make the run's folder {folder or RUNS}: {error.strerror}") from None
         return run
+
+    def refuse_if_used(self) -> None:
+        """Raise ConfigError if there is a run in the folder."""
+        for file in (self.last, self.best, self.metrics, self.config, self.samples):
+            if file.exists():
+                raise ConfigError(
+                    f"{self.folder} holds a run already ({file.name}); --resume goes on with it, --run DIR names "
+                    f"another"
+                )
+
+    @contextmanager
+    def locked(self) -> Iterator[str]:
+        """Keep every other process from changing the run meanwhile; what killed processes left behind is cleared.
+
+        The lock is the operating system's, on the open file .lock, and ends with the process that holds it, however
+        that ends: a lock file that lies about means nothing. It is not deleted, since two processes could then hold
+        locks on two files of one name. Yields a note, empty unless the file system knows no locks. Raises
+        CheckpointError that names the holder if there is one.
+        """
+        path = self.folder / ".lock"
+        lock = FileLock(path, timeout=0)
+        note = _acquire(lock, self.folder, path)
+        try:
+            if not note:
+                _sign(path)
+                self._clear_leftovers()
+            yield note
+        finally:
+            lock.release()  # of no effect where there is none
+
+    def _clear_leftovers(self) -> None:
+        """Delete the half-written files of processes that were killed."""
+        for leftover in self.folder.glob(".*.tmp"):
+            if re.fullmatch(r"\.(config\.yaml|[\w-]+\.safetensors)\.\d+\.tmp", leftover.name):
+                with contextlib.suppress(OSError):
+                    leftover.unlink()
+
+    def step(self, number: int) -> Path:
+        """The checkpoint kept of a step."""
+        return self.folder / f"step-{number}.safetensors"
+
+    def steps(self) -> dict[int, Path]:
+        """The checkpoints kept of single steps, by their number."""
+        found = ((re.fullmatch(r"step-(\d+)", path.stem), path) for path in self.folder.glob("step-*.safetensors"))
+        return {int(match[1]): path for match, path in found if match}
 
     @classmethod
     def existing(cls, folder: Path | None) -> "Run":
@@ -79,9 +133,82 @@ def _slug(label: str) -> str:
     return re.sub(r"[^\w]+", "-", label).strip("-")[:40] or "text"
 
 
-def _unused(folder: Path) -> Path:
-    """The folder, or where two runs start in one second, its first free numbered sibling."""
-    candidate, number = folder, 2
-    while candidate.exists():
-        candidate, number = folder.with_name(f"{folder.name}-{number}"), number + 1
-    return candidate
+def _make_unused(folder: Path) -> Path:
+    """Make the folder, or where runs start in one second, its first free numbered sibling."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    candidates = itertools.chain([folder], (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(2)))
+    while True:
+        candidate = next(candidates)
+        with contextlib.suppress(FileExistsError):
+            candidate.mkdir()
+            return candidate
+
+
+# ---- the lock
+
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
+"""What file systems without locks, of a network as a rule, answer."""
+
+
+def _acquire(lock: FileLock, folder: Path, path: Path) -> str:
+    """Take a run's lock; a note if the file system knows none. Raises CheckpointError if it is held or refused."""
+    try:
+        lock.acquire()
+    except Timeout:
+        raise CheckpointError(
+            f"{folder} is in use by {_holder(path)}; two processes cannot train one run: wait for it, or stop it first"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise CheckpointError(f"cannot lock {path}: {error.strerror}") from None
+        return f"{folder} cannot be locked ({error}); see that no other process trains this run"
+    return ""
+
+
+def _sign(path: Path) -> None:
+    """Write into the lock file who holds it, for the message to others. Windows lets nobody write a locked byte."""
+    with contextlib.suppress(OSError):
+        path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")[:200].strip() or "another process"
+    except OSError:
+        return "another process"
+
+
+# ---- writing
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: to a temporary name beside it, to the disk, then renamed over it.
+
+    Raises CheckpointError where the file system refuses; what stood under the name is then still there.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        before = "; the earlier file of that name is untouched" if os.path.exists(path) else ""
+        raise CheckpointError(f"cannot write {path}: {error.strerror or error}{before}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)  # renamed by now, unless something went wrong or a second Ctrl-C came
+
+
+def _flush_folder(folder: Path) -> None:
+    """Fsync a folder, so that a power cut cannot undo a renaming in it. Windows has no handle of a folder to flush."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -2,7 +2,8 @@
 
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from charrnn.text.minibatches import Minibatches, Position, Shape, Window
 from charrnn.training.checkpoint import Checkpoint
 from charrnn.training.optimization import clip_gradient, learning_rate_at, make_optimizer, set_learning_rate
 from charrnn.training.placement import Placement
+from charrnn.training.progress import Evaluated, Place, Placed, Progress, Sums, retained
 
 
 @dataclass
@@ -44,6 +46,9 @@ class Session:
     position: Position = field(default_factory=Position)
     state: State | None = None
     best_nats_per_char: float = math.inf
+    best_step: int | None = None
+    kept: list[Evaluated] = field(default_factory=list)
+    """The models that `training.keep` keeps."""
     tally: Tally = field(default_factory=Tally)
     latest: dict[str, Any] = field(default_factory=dict)
     """The last training report and evaluation, for the checkpoint's metadata."""
@@ -145,6 +150,15 @@ class Session:
         self.latest["training"] = report
         return report
 
+    def rank(self, nats_per_char: float) -> bool:
+        """Note the validation loss of the model as it is now; whether it is the best so far."""
+        is_best = nats_per_char < self.best_nats_per_char
+        if is_best:
+            self.best_nats_per_char, self.best_step = nats_per_char, self.step_count
+        evaluated = Evaluated(step=self.step_count, nats_per_char=nats_per_char)
+        self.kept = retained([*self.kept, evaluated], self.config.training.keep, self.config.training.keep_by)
+        return is_best
+
     # ---- into a checkpoint and back
 
     def model_checkpoint(self) -> Checkpoint:
@@ -167,21 +181,29 @@ class Session:
         written: the length of each log, so that a resumed run can cut off what came after.
         """
         model = self.model_checkpoint()
-        progress = {
-            "step": self.step_count,
-            "position": asdict(self.position),
-            "seconds": self.seconds,
-            "best_nats_per_char": self.best_nats_per_char if math.isfinite(self.best_nats_per_char) else None,
-            "tally": asdict(self.tally),
-            "written": written,
-            "placement": {
+        progress = Progress(
+            step=self.step_count,
+            position=Place(**asdict(self.position)),
+            seconds=self.seconds,
+            best_nats_per_char=self.best_nats_per_char if math.isfinite(self.best_nats_per_char) else None,
+            best_step=self.best_step,
+            kept=self.kept,
+            tally=Sums(**asdict(self.tally)),
+            written=written,
+            placement=self.placed(),
+        )
+        return replace(model, training=self._tensors(), progress=progress.model_dump())
+
+    def placed(self) -> Placed:
+        """What decides the last bits of this run's numbers."""
+        return Placed.model_validate(
+            {
                 "device": self.placement.device.type,
                 "engine": self.placement.execution.engine,
                 "dtype": str(self.placement.execution.dtype).removeprefix("torch."),
-            },
-        }
-        return Checkpoint(
-            model.config, model.vocabulary, model.weights, model.corpus, model.metrics, self._tensors(), progress
+                "torch": str(torch.__version__),
+                "threads": torch.get_num_threads(),
+            }
         )
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -203,37 +225,80 @@ class Session:
         return [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def restore(self, stored: Checkpoint) -> None:
-        """Go back to where a full checkpoint was made. Raises CheckpointError if something of it is missing."""
-        try:
-            self._restore(stored)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"the checkpoint cannot be gone on from: {error!r}") from None
+        """Go back to where a full checkpoint was made. Raises CheckpointError if something of it is missing or wrong.
 
-    def _restore(self, stored: Checkpoint) -> None:
-        progress, tensors, device = stored.progress, stored.training, self.network.device
-        self.step_count = int(progress["step"])
-        self.position = Position(**progress["position"])
-        self._seconds_before, self._started = float(progress["seconds"]), time.perf_counter()
-        best = progress["best_nats_per_char"]
-        self.best_nats_per_char = math.inf if best is None else float(best)
-        self.tally = Tally(**progress["tally"])
-        self.latest = {key: stored.metrics[key] for key in ("training", "validation") if key in stored.metrics}
-        dtype = self.placement.execution.dtype  # another device may have brought another precision
-        state = [tensors[name].to(device, dtype) for name in sorted(tensors) if name.startswith("state/")]
-        self.state = tuple(state) or None
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name in tensors:
-            if name.startswith("optimizer/"):
-                _, key, parameter = name.split("/")
-                moments.setdefault(self._optimized_names().index(parameter), {})[key] = tensors[name]
-        if (
-            self.config.training.optimizer == "adamw"
-            and self.step_count
-            and len(moments) < len(self._optimized_names())
-        ):
-            raise KeyError("the optimizer's moments")
+        The session is of no use after such an error.
+        """
+        try:
+            self._restore(Progress.read(stored.progress), stored)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"the checkpoint cannot be gone on from: {error}") from None
+
+    def _restore(self, progress: Progress, stored: Checkpoint) -> None:
+        tensors, device = stored.training, self.network.device
+        self.step_count = progress.step
+        self.position = Position(progress.position.epoch, progress.position.index)
+        if self.position.index >= self.minibatches.windows_in(self.position.epoch):
+            raise ValueError(f"no window {self.position.index} in an epoch of this text")
+        self._seconds_before, self._started = progress.seconds, time.perf_counter()
+        best = progress.best_nats_per_char
+        self.best_nats_per_char, self.best_step = math.inf if best is None else best, progress.best_step
+        self.kept = retained(progress.kept, self.config.training.keep, self.config.training.keep_by)
+        self.tally = Tally(**progress.tally.model_dump())
+        self.latest = {key: _figures(key, stored.metrics[key]) for key in _LATEST if key in stored.metrics}
+        self.state = self._stored_state(tensors) if self.step_count else None
         groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        torch.set_rng_state(tensors["random/cpu"])
+        self.optimizer.load_state_dict({"state": self._stored_moments(tensors), "param_groups": groups})
+        torch.set_rng_state(_taken(tensors, "random/cpu"))
         if device.type == "cuda" and "random/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random/cuda"], device)
+
+    def _stored_state(self, tensors: Mapping[str, Tensor]) -> State:
+        """The carried state. Of shuffled windows the last ones of an epoch are fewer, and nobody reads their state."""
+        dtype = self.placement.execution.dtype  # another device may have brought another precision
+        lanes = self.minibatches.shape.batch_size
+        if self.config.training.partitioning == "random":
+            lanes = min(lanes, *_taken(tensors, "state/0").shape[1:2])
+        wanted = self.network.zero_state(lanes, dtype)
+        return tuple(_checked(tensors, f"state/{index}", zeros.shape).to(zeros) for index, zeros in enumerate(wanted))
+
+    def _stored_moments(self, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+        """AdamW's moments, by the number of their parameter; plain gradient descent has none."""
+        if self.config.training.optimizer != "adamw" or not self.step_count:
+            return {}
+        parameters, moments = dict(self.network.named_parameters()), {}
+        for index, name in enumerate(self._optimized_names()):
+            shape = parameters[name].shape
+            shapes = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
+            found = {key: _checked(tensors, f"optimizer/{key}/{name}", shape) for key, shape in shapes.items()}
+            if not (found["step"] >= 0) or not (found["exp_avg_sq"] >= 0).all():
+                raise ValueError(f"the optimizer's mean of squares of {name} is negative")
+            moments[index] = found
+        return moments
+
+
+_LATEST = ("training", "validation")
+
+
+def _figures(kind: str, stored: object) -> dict[str, float]:
+    """A report or evaluation in a checkpoint. Raises ValueError if it is not one."""
+    if not isinstance(stored, dict) or not all(type(value) in (int, float) for value in stored.values()):
+        raise ValueError(f"metrics.{kind} is no set of figures")
+    return stored
+
+
+def _taken(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """A tensor of the training state. Raises ValueError if it is missing."""
+    if name not in tensors:
+        raise ValueError(f"{name} is missing")
+    return tensors[name]
+
+
+def _checked(tensors: Mapping[str, Tensor], name: str, shape: torch.Size) -> Tensor:
+    """One of numbers. Raises ValueError if it is missing or of another kind."""
+    tensor = _taken(tensors, name)
+    if tensor.shape != shape or not tensor.is_floating_point() or tensor.isnan().any():
+        raise ValueError(
+            f"{name}: expected {tuple(shape)} numbers, got {tuple(tensor.shape)} of {tensor.dtype}, or NaN"
+        )
+    return tensor

@@ -133,14 +133,14 @@ def test_no_code_of_ours_pickles():
 
 
 def rewritten(path: Path, **changes: object) -> Path:
-    """The checkpoint with some values of its header changed."""
+    """The checkpoint as format 1 had it, without checksums, and with some values of its header changed."""
     saved = make()
     checkpoint.save(path, saved)
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["charrnn"])
-    header.update(changes)
+    header.update({"format": 1, **changes})
     save_file(load_file(path), path, metadata={"charrnn": json.dumps(header)})
     return path
 

@@ -45,6 +45,7 @@ def assert_same_tensors(one: Path, other: Path) -> None:
 def test_a_run_leaves_its_files_and_figures(small_config, view, folder):
     run = loop.train(small_config, view, folder / "run")
     assert {path.name for path in run.folder.iterdir()} == {
+        ".lock",
         "config.yaml",
         "metrics.jsonl",
         "samples.txt",
@@ -216,7 +217,7 @@ def test_a_checkpoint_without_the_optimizers_moments_is_not_gone_on_from(small_c
     stored = session.full_checkpoint({})
     for name in [name for name in stored.training if name.startswith("optimizer/")]:
         del stored.training[name]
-    with pytest.raises(CheckpointError, match="moments"):
+    with pytest.raises(CheckpointError, match=r"optimizer/step/rnn.weight_ih_l0 is missing"):
         session.restore(stored)
 
 

@@ -1,0 +1,90 @@
+"""Where a run stands, as its checkpoint says it: read strictly, since a file is not to be trusted."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from charrnn.errors import CheckpointError
+
+Count = Annotated[int, Field(ge=0, le=2**53)]
+"""Exact as a float too, since shares of a budget are."""
+
+Amount = Annotated[float, Field(ge=0)]
+
+
+class _Strict(BaseModel):
+    """No number for a text, no truth value for a number, nothing infinite. What a newer charrnn adds is ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Evaluated(_Strict):
+    """The model of a step, and its validation loss."""
+
+    step: Count
+    nats_per_char: Amount
+
+
+class Placed(_Strict):
+    """What decides the last bits of the numbers; those that are None were not recorded."""
+
+    device: str
+    engine: Literal["reference", "written", "torch"]
+    dtype: Literal["float32", "bfloat16", "float64"]
+    torch: str | None = None
+    threads: Count | None = None
+
+
+class Place(_Strict):
+    """The next window: see `charrnn.text.minibatches.Position`."""
+
+    epoch: Count
+    index: Count
+
+
+class Sums(_Strict):
+    """The sums since the last report: see `charrnn.training.session.Tally`."""
+
+    nats: Amount
+    characters: Count
+    steps: Count
+    clipped: Count
+    seconds: Amount
+    last_norm: Amount
+
+
+class Progress(_Strict):
+    """All of a session but its tensors."""
+
+    step: Count
+    position: Place
+    seconds: Amount
+    best_nats_per_char: Amount | None
+    best_step: Count | None = None
+    kept: list[Evaluated] = []
+    """Of `training.keep`, the oldest first."""
+    tally: Sums
+    written: dict[str, Count]
+    """Bytes of each log; what a resumed run finds beyond them is cut off."""
+    placement: Placed
+
+    @classmethod
+    def read(cls, stored: dict[str, Any]) -> "Progress":
+        """The progress in a checkpoint. Raises CheckpointError that names what is missing or of another kind."""
+        try:
+            return cls.model_validate(stored)
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors()[:5]]
+            raise CheckpointError(
+                f"the checkpoint cannot be gone on from: progress.{'; '.join(problems)[:500]}"
+            ) from None
+
+
+def retained(evaluated: Iterable[Evaluated], keep: int, keep_by: Literal["best", "newest"]) -> list[Evaluated]:
+    """Those `keep` models that stay, the oldest first; of two equally good ones the older."""
+    by_step = sorted({one.step: one for one in evaluated}.values(), key=lambda one: one.step)
+    if keep_by == "newest":
+        return by_step[len(by_step) - keep :] if keep < len(by_step) else by_step
+    chosen = sorted(by_step, key=lambda one: one.nats_per_char)[:keep]
+    return sorted(chosen, key=lambda one: one.step)
