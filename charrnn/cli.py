@@ -387,14 +387,19 @@ def _print_table(table: "Table") -> None:
         return
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table as Drawn
 
-    drawn = Drawn(title=table.title, title_justify="left", box=box.SIMPLE_HEAD)
+    drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column, heading in enumerate(table.headings):
-        drawn.add_column(heading, justify="left" if table.is_text(column) else "right")
+        is_text = table.is_text(column)
+        # A word a line, so that 80 columns hold the figures.
+        drawn.add_column(heading if is_text else heading.replace(" ", "\n"), justify="left" if is_text else "right")
     for row in table.rows:
-        drawn.add_row(*row)
-    Console().print(drawn, markup=False)
+        drawn.add_row(*map(escape, row))
+    console = Console()
+    console.print(f"\n{table.title}", style="bold", markup=False, highlight=False)
+    console.print(drawn)
 
 
 @app.command(name="config")

@@ -2,14 +2,16 @@
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from charrnn import __version__
 from charrnn.bench.cases import Case
+from charrnn.bench.timing import Contender
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,46 @@ LARGE_ON_GPU = (*LARGE, Product(8192, 8192, 8192))
 """A GPU needs more work at once to be busy everywhere."""
 
 
+@dataclass(frozen=True)
+class GemmContender(Contender):
+    """A product to be timed. shape: what it is to the case. library: what computes it."""
+
+    shape: str
+    product: Product
+    precision: str
+    library: str
+
+
+def contenders(case: Case, device: torch.device, precisions: Sequence[str]) -> list[GemmContender]:
+    """Every product of `products` in each precision, by each library that has it.
+
+    Two libraries do a CPU's float32 products: torch.mm calls the BLAS that torch was built with, torch.nn.LSTM calls
+    oneDNN. On an AMD EPYC with AVX-512 oneDNN was 2.2 times as fast as torch.mm (MKL), so either alone may be far from
+    what the machine can do.
+    """
+    return [
+        GemmContender(
+            f"gemm {shape} {product.rows}x{product.inner}x{product.columns} {precision} {library}",
+            make(product, getattr(torch, precision), device),
+            shape,
+            product,
+            precision,
+            library,
+        )
+        for precision in precisions
+        for library, make in _libraries(device, precision).items()
+        for shape, product in products(case, device)
+    ]
+
+
+def _libraries(
+    device: torch.device, precision: str
+) -> dict[str, Callable[[Product, torch.dtype, torch.device], Callable[[], object]]]:
+    if device.type == "cpu" and precision == "float32" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return {"torch.mm": multiplication, "oneDNN": onednn_multiplication}
+    return {"torch.mm": multiplication}
+
+
 def products(case: Case, device: torch.device) -> list[tuple[str, Product]]:
     """The recurrent product of one time step, the input product of a whole window, and the large ones."""
     training, hidden_size = case.config.training, case.config.model.hidden_size
@@ -50,6 +92,13 @@ def multiplication(product: Product, dtype: torch.dtype, device: torch.device) -
     right = torch.randn(product.columns, product.inner, device=device).to(dtype)
     result = torch.empty(product.rows, product.columns, dtype=dtype, device=device)
     return lambda: torch.mm(left, right.T, out=result)
+
+
+def onednn_multiplication(product: Product, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
+    """The same by oneDNN, which torch.nn.functional.linear calls for tensors of its layout."""
+    left = torch.randn(product.rows, product.inner, dtype=dtype, device=device).to_mkldnn()
+    right = torch.randn(product.columns, product.inner, dtype=dtype, device=device).to_mkldnn()
+    return lambda: functional.linear(left, right)
 
 
 def reading(num_bytes: int, device: torch.device) -> Callable[[], object]:

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from charrnn.bench import sampling, training
+from charrnn.bench import machine, sampling, training
 from charrnn.bench.cases import Case
-from charrnn.bench.machine import Product, multiplication, products, reading, synchroniser
 from charrnn.bench.timing import Clock, Contender, Stopwatch, Timing, take_turns
 
 _SAMPLING_SHARE = 0.25
@@ -21,7 +20,7 @@ Record = dict[str, Any]
 def measure(case: Case, device: torch.device, seconds: float, clock: Clock = time.perf_counter) -> Record:
     """Train for about `seconds`, sample for a quarter of that, and report; no random state is changed by it."""
     model, settings = case.config.model, case.config.training
-    stopwatch = Stopwatch(synchroniser(device), clock)
+    stopwatch = Stopwatch(machine.synchroniser(device), clock)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(settings.seed)
         trained = measure_training(case, device, seconds, stopwatch)
@@ -44,17 +43,9 @@ def measure(case: Case, device: torch.device, seconds: float, clock: Clock = tim
 def measure_training(case: Case, device: torch.device, seconds: float, stopwatch: Stopwatch) -> Record:
     """Ways to train and the machine's matrix products, taking turns."""
     runners = training.contenders(case, device)
-    multiplied = {
-        _gemm_name(shape, product, precision): (shape, product, precision)
-        for precision in training.precisions(case.config)
-        for shape, product in products(case, device)
-    }
-    gemms = [
-        Contender(name, multiplication(product, getattr(torch, precision), device))
-        for name, (_, product, precision) in multiplied.items()
-    ]
+    gemms = machine.contenders(case, device, training.precisions(case.config))
     timings = take_turns([*gemms, *runners], seconds, stopwatch)
-    gemm = [_gemm_record(*multiplied[name], timings[name]) for name in multiplied]
+    gemm = [_gemm_record(contender, timings[contender.name]) for contender in gemms]
     return {
         "flops_per_character": case.flops_per_character,
         "training": [_training_record(case, contender, timings, gemm) for contender in runners],
@@ -62,18 +53,15 @@ def measure_training(case: Case, device: torch.device, seconds: float, stopwatch
     }
 
 
-def _gemm_name(shape: str, product: Product, precision: str) -> str:
-    return f"gemm {shape} {product.rows}x{product.inner}x{product.columns} {precision}"
-
-
-def _gemm_record(shape: str, product: Product, precision: str, timing: Timing) -> Record:
+def _gemm_record(contender: machine.GemmContender, timing: Timing) -> Record:
     return {
-        "shape": shape,
-        "rows": product.rows,
-        "inner": product.inner,
-        "columns": product.columns,
-        "precision": precision,
-        "flops_per_second": rate(product.flops, timing),
+        "shape": contender.shape,
+        "rows": contender.product.rows,
+        "inner": contender.product.inner,
+        "columns": contender.product.columns,
+        "precision": contender.precision,
+        "library": contender.library,
+        "flops_per_second": rate(contender.product.flops, timing),
         "repeats": timing.repeats,
         "note": timing.note,
     }
@@ -105,7 +93,7 @@ def _training_record(case: Case, contender: training.TrainingContender, timings:
 
 
 def best_gemm(gemm: list[Record], shape: str, precision: str) -> float | None:
-    """The fastest measured product of that kind and precision, in FLOP/s."""
+    """The fastest measured product of that kind and precision by any library, in FLOP/s."""
     speeds = [
         record["flops_per_second"]
         for record in gemm
@@ -121,7 +109,7 @@ def measure_sampling(case: Case, device: torch.device, seconds: float, stopwatch
     """Ways to sample and the reading of as many bytes as the weights have, taking turns."""
     runners = sampling.contenders(case, device)
     num_bytes = case.weight_bytes_per_character
-    reader = Contender("read", reading(num_bytes, device))
+    reader = Contender("read", machine.reading(num_bytes, device))
     timings = take_turns([reader, *runners], seconds, stopwatch)
     read_speed = rate(num_bytes, timings[reader.name])
     return {

@@ -65,11 +65,12 @@ def _training(case: Record, label: str) -> Table:
 
 
 def _products(case: Record) -> Table:
-    headings = ("matrix product", "precision", "GFLOP/s", "repeats", "note")
+    headings = ("matrix product", "precision", "library", "GFLOP/s", "repeats", "note")
     rows = [
         (
             f"{record['shape']} {record['rows']} x {record['inner']} x {record['columns']}",
             record["precision"],
+            record["library"],
             _whole(_scaled(record["flops_per_second"], 1e9)),
             str(record["repeats"]),
             record["note"],

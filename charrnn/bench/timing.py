@@ -9,10 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 TOO_SLOW = "too slow: stopped after one step"
-NOT_REACHED = "not measured: no time left"
+NOT_REACHED = "not measured: no time left (--seconds)"
 
 _SLOW_SHARE = 0.25
 """A first step that takes more than this share of the whole time is a contender's last."""
+
+_WARMING_SHARE = 0.5
+"""First steps are begun within this share of the time; the rest is for repeats of those that were."""
 
 _FAIR_REPEATS = 3
 """Repeats that every contender gets before the quick ones get more: the fewest whose median ignores an outlier."""
@@ -90,27 +93,26 @@ class _Runner:
 def take_turns(contenders: Sequence[Contender], seconds: float, stopwatch: Stopwatch) -> dict[str, Timing]:
     """Time the contenders in turns for about `seconds` in all; a Timing for every one, by name.
 
-    First each does one step. Then whoever has fewest repeats (up to three), and of those whoever has used least time,
-    is next. Time is checked between repeats, so a step that has begun is finished.
+    First each does one step, as far as half the time allows. Then whoever has fewest repeats (up to three), and of
+    those whoever has used least time, is next. Time is checked between repeats: a step that has begun is finished.
     """
-    deadline = stopwatch.clock() + seconds
+    started = stopwatch.clock()
     timings: dict[str, Timing] = {}
     runners = []
     for contender in contenders:
-        found = _first_step(contender, seconds, deadline, stopwatch)
+        in_time = stopwatch.clock() < started + _WARMING_SHARE * seconds
+        found = _first_step(contender, seconds, stopwatch) if in_time else Timing(None, 0, NOT_REACHED)
         if isinstance(found, Timing):
             timings[contender.name] = found
         else:
             runners.append(found)
-    _race(runners, deadline, stopwatch)
+    _race(runners, started + seconds, stopwatch)
     timings |= {runner.contender.name: runner.timing() for runner in runners}
     return {contender.name: timings[contender.name] for contender in contenders}
 
 
-def _first_step(contender: Contender, seconds: float, deadline: float, stopwatch: Stopwatch) -> Timing | _Runner:
+def _first_step(contender: Contender, seconds: float, stopwatch: Stopwatch) -> Timing | _Runner:
     """A contender that has warmed up, or the Timing of one that goes no further."""
-    if stopwatch.clock() >= deadline:
-        return Timing(None, 0, NOT_REACHED)
     try:
         first = stopwatch.seconds_per_step(contender.step, 1)
     except RuntimeError as error:  # such as a precision that the device lacks, or memory; the others can go on

@@ -7,9 +7,18 @@ import pytest
 import torch
 from torch.nn import functional
 
-from charrnn.bench import sampling, training
+from charrnn.bench import machine, sampling, training
 from charrnn.bench.cases import Case, made_up_vocabulary
-from charrnn.bench.machine import LARGE, Product, description, multiplication, products, reading, synchroniser
+from charrnn.bench.machine import (
+    LARGE,
+    Product,
+    description,
+    multiplication,
+    onednn_multiplication,
+    products,
+    reading,
+    synchroniser,
+)
 from charrnn.bench.plain import PerCharacterNetwork, PlainNetwork, per_character_loss, window_loss
 from charrnn.bench.training import PlainTraining
 from charrnn.config import load_config
@@ -54,11 +63,11 @@ def test_every_way_to_train_does_its_steps(options):
 def test_every_engine_and_precision_is_there_and_the_others_ways():
     names = [contender.name for contender in training.contenders(case(), CPU)]
     assert names == [
-        "charrnn written, float32",
-        "charrnn written, bfloat16",
-        "charrnn torch, float32",
-        "charrnn torch, bfloat16",
         "plain PyTorch, float32",
+        "charrnn written, float32",
+        "charrnn torch, float32",
+        "charrnn written, bfloat16",
+        "charrnn torch, bfloat16",
         "plain PyTorch, bfloat16 autocast",
         "one call per character, float32",
         "charrnn reference, float32",
@@ -182,7 +191,7 @@ def test_every_way_to_sample_draws_ids_in_every_lane():
     ]
     for contender in contenders:
         contender.step()
-        assert contender.characters == 16 * contender.lanes
+        assert contender.characters == 4 * contender.lanes
 
 
 def test_both_loops_draw_from_the_networks_distribution():
@@ -218,6 +227,21 @@ def test_a_product_is_computed_in_its_precision(dtype):
     assert result.shape == (3, 7)
     assert result.dtype == dtype
     assert result.abs().sum() > 0
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_onednn_computes_the_same_product():
+    torch.manual_seed(0)
+    expected = multiplication(Product(3, 5, 7), torch.float32, CPU)()
+    torch.manual_seed(0)
+    result = onednn_multiplication(Product(3, 5, 7), torch.float32, CPU)()
+    assert isinstance(result, torch.Tensor)
+    torch.testing.assert_close(result.to_dense(), expected)
+    found = {
+        (contender.precision, contender.library)
+        for contender in machine.contenders(case(), CPU, ["float32", "bfloat16"])
+    }
+    assert found == {("float32", "torch.mm"), ("float32", "oneDNN"), ("bfloat16", "torch.mm")}
 
 
 def test_reading_passes_over_every_byte():

@@ -68,22 +68,27 @@ def test_one_that_takes_a_quarter_of_the_time_is_stopped_after_a_step_and_says_s
     assert timings["a"].repeats > 3
 
 
-def test_one_that_the_time_does_not_reach_has_no_figure():
+def test_one_that_half_the_time_does_not_reach_has_no_figure_and_the_others_have_repeats():
     world = World()
-    contenders = [world.contender("a", 4), world.contender("b", 4), world.contender("c", 4)]
-    timings = take_turns(contenders, 8, world.stopwatch())
-    assert timings["c"].seconds is None
-    assert (timings["c"].repeats, timings["c"].note) == (0, NOT_REACHED)
-    assert "c" not in world.order
+    contenders = [world.contender(name, 4) for name in "abc"]
+    timings = take_turns(contenders, 16.5, world.stopwatch())
+    assert timings["c"].seconds == 4
+    timings = take_turns(contenders, 16, world.stopwatch())
+    assert (timings["c"].seconds, timings["c"].repeats, timings["c"].note) == (None, 0, NOT_REACHED)
+    assert (timings["a"].repeats, timings["b"].repeats) == (1, 1)
 
 
 def test_where_time_allows_no_repeat_the_first_step_is_the_figure_and_that_is_said():
     world = World()
-    timings = take_turns([world.contender("a", 2), world.contender("b", 2)], 8.5, world.stopwatch())
-    assert timings["a"].repeats + timings["b"].repeats == 3
-    short = World()
-    only = take_turns([short.contender(name, 1) for name in "abcd"], 4, short.stopwatch())
-    assert all(timing.repeats == 1 and timing.note.startswith("one step") for timing in only.values())
+    timings = take_turns([world.contender("a", 1), world.contender("b", 3.5, first=2)], 8.2, world.stopwatch())
+    assert (timings["a"].seconds, timings["a"].note) == (1, "")
+    tired = World()
+    timings = take_turns([tired.contender("a", 1), tired.contender("b", 9, first=1)], 4.5, tired.stopwatch())
+    assert (timings["b"].seconds, timings["b"].repeats) == (9, 1)
+    late = World()
+    timings = take_turns([late.contender("a", 9, first=1), late.contender("b", 1)], 4.5, late.stopwatch())
+    assert (timings["b"].seconds, timings["b"].repeats) == (1, 1)
+    assert timings["b"].note.startswith("one step")
 
 
 def test_one_that_the_device_cannot_run_is_named_with_the_reason_and_the_others_go_on():
