@@ -17,6 +17,7 @@ from charrnn import __version__
 from charrnn.errors import CharrnnError, ConfigError
 
 if TYPE_CHECKING:
+    from charrnn.bench.report import Table
     from charrnn.trained import TrainedModel
     from charrnn.training.evaluation import Evaluation
 
@@ -337,6 +338,68 @@ def plot(
 
     plotting.plot_curves([Run(folder) for folder in runs or [newest_run()]], output, axis.value)
     typer.echo(output)
+
+
+@app.command()
+@_command
+def bench(
+    config: ConfigFile = None,
+    settings: Settings = None,
+    seconds: Annotated[
+        float, typer.Option(help="To spend on each configuration's training; sampling takes a quarter more.")
+    ] = 20.0,
+    vocabulary: Annotated[
+        int | None, typer.Option(help="V, the symbols of the made-up text; 66 unless given, 256 at level byte.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, or auto.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Measure training and sampling beside plain PyTorch and this machine's limits.
+
+    One configuration if any option of it is given, else a grid of cells and sizes, which takes minutes. Every
+    engine and precision is measured, whatever the configuration says of them; its corpus is not read.
+    """
+    from charrnn.bench import cases, machine, measuring, report
+    from charrnn.config import load_config
+    from charrnn.training.placement import choose_device
+
+    cases.checked_seconds(seconds)
+    base = load_config(config, settings or (), {"training.device": device})
+    symbols = cases.made_up_vocabulary(vocabulary, base.corpus.level)
+    chosen = [cases.Case(base, symbols)] if config or settings else cases.grid(base, symbols)
+    place = choose_device(base.training.device)
+    found: dict[str, Any] = {"machine": machine.description(place), "cases": []}
+    if not as_json:
+        typer.echo(report.machine_line(found["machine"]))
+    for case in chosen:
+        typer.echo(f"measuring {case.label} ...", err=True)
+        found["cases"].append(measuring.measure(case, place, seconds))
+        for table in [] if as_json else report.tables(found["cases"][-1], case.label):
+            _print_table(table)
+    if as_json:
+        typer.echo(json.dumps(found))
+
+
+def _print_table(table: "Table") -> None:
+    """Drawn by Rich on a terminal, else in plain aligned lines."""
+    if not sys.stdout.isatty():
+        typer.echo(f"\n{table.aligned()}")
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table as Drawn
+
+    drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column, heading in enumerate(table.headings):
+        is_text = table.is_text(column)
+        # A word a line, so that 80 columns hold the figures.
+        drawn.add_column(heading if is_text else heading.replace(" ", "\n"), justify="left" if is_text else "right")
+    for row in table.rows:
+        drawn.add_row(*map(escape, row))
+    console = Console()
+    console.print(f"\n{table.title}", style="bold", markup=False, highlight=False)
+    console.print(drawn)
 
 
 @app.command(name="config")

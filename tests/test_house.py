@@ -26,6 +26,7 @@ ORDER = [
     "charrnn.training",
     "charrnn.trained",
     "charrnn.insight",
+    "charrnn.bench",
     "charrnn.cli",
     "charrnn.__main__",
 ]
@@ -87,7 +88,9 @@ def test_only_the_commands_and_reports_know_typer_and_rich():
             assert module in ("charrnn.cli", "charrnn.training.reporting")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["sample", "--help"], ["--version"]], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["sample", "--help"], ["bench", "--help"], ["--version"]], ids=str
+)
 def test_help_loads_neither_torch_nor_numpy_nor_the_configuration(arguments):
     code = (
         "import sys, charrnn.cli\n"

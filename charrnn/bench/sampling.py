@@ -1,0 +1,84 @@
+"""The contenders of sampling: `charrnn sample`'s own generator, and a loop that calls torch.nn for each character."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from charrnn.bench.cases import Case
+from charrnn.bench.plain import PlainNetwork
+from charrnn.bench.timing import Contender
+from charrnn.model.network import CharRNN
+from charrnn.sampling.generation import generate
+
+LANES = (1, 16, 64)
+"""Texts drawn as one batch."""
+
+OURS: dict[str, dict[str, Any]] = {"charrnn, float32": {}}
+"""Our ways to sample: name -> what `generate` is given besides."""
+
+PLAIN = "torch.nn per character, float32"
+
+_STEPS = 4
+"""Characters a lane to a step of a contender; the stopwatch puts together as many steps as fit its slices."""
+
+_ENDLESS = 2**40
+"""Characters: more than any time allows. The weights are laid out and the prefix read once, before the clock runs."""
+
+
+@dataclass(frozen=True)
+class SamplingContender(Contender):
+    """Each step draws `characters` characters in all lanes together."""
+
+    lanes: int
+    is_ours: bool
+
+    @property
+    def characters(self) -> int:
+        """Drawn by a step."""
+        return _STEPS * self.lanes
+
+
+def contenders(case: Case, device: torch.device) -> list[SamplingContender]:
+    """Ours and the plain loop, at each number of lanes."""
+    network = CharRNN(case.config.model, case.vocabulary.size).initialise(case.config.training.seed).to(device).eval()
+    plain = PlainNetwork(case.config.model, case.vocabulary.size).to(device).eval()
+    found = []
+    for lanes in LANES:
+        for name, options in OURS.items():
+            step = steps_of(own_loop(case, network, lanes, **options))
+            found.append(SamplingContender(f"{name}, batch {lanes}", step, lanes, is_ours=True))
+        step = steps_of(plain_loop(plain, lanes, device))
+        found.append(SamplingContender(f"{PLAIN}, batch {lanes}", step, lanes, is_ours=False))
+    return found
+
+
+def own_loop(case: Case, network: CharRNN, lanes: int, **options: Any) -> Iterator[Any]:
+    """(B,) ids for ever, as `charrnn sample` draws them."""
+    prefix = np.ones(1, dtype=case.vocabulary.dtype)
+    return generate(network, case.vocabulary, prefix, _ENDLESS, lanes=range(lanes), **options)
+
+
+def plain_loop(network: PlainNetwork, lanes: int, device: torch.device) -> Iterator[Tensor]:
+    """(B,) ids for ever: one-hot rows, a call of torch.nn for one time step, softmax, one draw, and the ids out."""
+    ids_B = torch.ones(lanes, dtype=torch.int64, device=device)
+    state = None
+    while True:
+        with torch.no_grad():
+            logits_1BV, state = network(ids_B[None], state)
+            probabilities_BV = torch.softmax(logits_1BV[0], dim=-1)
+            ids_B = torch.multinomial(probabilities_BV, num_samples=1)[:, 0]
+        yield ids_B.cpu()
+
+
+def steps_of(loop: Iterator[Any]) -> Callable[[], None]:
+    """A step that takes the next `_STEPS` characters of each lane."""
+
+    def step() -> None:
+        for _ in range(_STEPS):
+            next(loop)
+
+    return step
