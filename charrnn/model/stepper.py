@@ -37,7 +37,7 @@ class Stepper:
         phi = torch.relu if network.cell.activation == "relu" else torch.tanh
         weight, bias = network.readout.weight.detach(), network.readout.bias.detach()
         ends, H = weight.new_tensor(_ENDS if quantized else ()), weight.shape[1]
-        # A lane's row is h of layer 1, the ends, h of layer 2, the ends, ...: a layer reads two neighbours in one piece.
+        # A lane's row is h of layer 1, the ends, h of layer 2, the ends, ...: a layer reads two neighbours at once.
         rows_BLW = weight.new_empty(lanes, len(state[0]), H + len(ends))
         rows_BLW[..., :H], rows_BLW[..., H:] = state[0].detach().transpose(0, 1), ends
         self._layers: list[_Layer] = []
