@@ -20,17 +20,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from charrnn.trained import TrainedModel
+    from charrnn.trained import Quantize, TrainedModel
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 
-def load(path: "str | Path | None" = None, device: str = "cpu") -> "TrainedModel":
+def load(path: "str | Path | None" = None, device: str = "cpu", quantize: "Quantize" = "none") -> "TrainedModel":
     """A trained model from a run's folder or a checkpoint file; from the newest run under runs/ if none is named.
 
-    Of a run the best checkpoint is taken. Raises charrnn.errors.CheckpointError if there is none that can be read.
+    Of a run the best checkpoint is taken. quantize: "none", "int8" or "auto", see TrainedModel.load. Raises
+    charrnn.errors.CheckpointError if there is none that can be read.
     """
     from charrnn.trained import TrainedModel
 
-    return TrainedModel.load(Path(path) if path is not None else None, device)
+    return TrainedModel.load(Path(path) if path is not None else None, device, quantize)

@@ -48,10 +48,11 @@ class Case:
         """Of training: 6 for each weight that is multiplied, 2 forward, 4 backward; layer 1's one-hot product too."""
         return 6 * multiplied_weights(self.config.model, self.vocabulary.size)
 
-    @property
-    def weight_bytes_per_character(self) -> int:
-        """Bytes of float32 weights that sampling one character in one lane has to read."""
-        return 4 * touched_weights(self.config.model, self.vocabulary.size)
+    def weight_bytes(self, quantized: bool = False) -> int:
+        """Bytes of weights read to draw a character in one lane: float32, or the hidden layers' in int8."""
+        model, size = self.config.model, self.vocabulary.size
+        hidden = touched_weights(model, size) - self.gate_rows - size * model.hidden_size
+        return 4 * touched_weights(model, size) - (3 * hidden if quantized else 0)
 
 
 def multiplied_weights(model: ModelConfig, vocabulary_size: int) -> int:

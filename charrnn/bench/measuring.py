@@ -108,7 +108,7 @@ def best_gemm(gemm: list[Record], shape: str, precision: str) -> float | None:
 def measure_sampling(case: Case, device: torch.device, seconds: float, stopwatch: Stopwatch) -> Record:
     """Ways to sample and the reading of as many bytes as the weights have, taking turns."""
     runners = sampling.contenders(case, device)
-    num_bytes = case.weight_bytes_per_character
+    num_bytes = case.weight_bytes()
     reader = Contender("read", machine.reading(num_bytes, device))
     timings = take_turns([reader, *runners], seconds, stopwatch)
     read_speed = rate(num_bytes, timings[reader.name])
@@ -129,7 +129,7 @@ def _sampling_record(
     timing = timings[contender.name]
     speed = rate(contender.characters, timing)
     plain = next(other for other in runners if other.lanes == contender.lanes and not other.is_ours)
-    bytes_per_second = rate(contender.characters * case.weight_bytes_per_character, timing)
+    bytes_per_second = rate(contender.characters * contender.weight_bytes, timing)
     return {
         "name": contender.name,
         "lanes": contender.lanes,

@@ -11,13 +11,15 @@ from torch import Tensor
 from charrnn.bench.cases import Case
 from charrnn.bench.plain import PlainNetwork
 from charrnn.bench.timing import Contender
+from charrnn.errors import ConfigError
 from charrnn.model.network import CharRNN
+from charrnn.model.stepper import Stepper
 from charrnn.sampling.generation import generate
 
 LANES = (1, 16, 64)
 """Texts drawn as one batch."""
 
-OURS: dict[str, dict[str, Any]] = {"charrnn, float32": {}}
+OURS: dict[str, dict[str, Any]] = {"charrnn, float32": {}, "charrnn, int8": {"quantized": True}}
 """Our ways to sample: name -> what `generate` is given besides."""
 
 PLAIN = "torch.nn per character, float32"
@@ -35,6 +37,8 @@ class SamplingContender(Contender):
 
     lanes: int
     is_ours: bool
+    weight_bytes: int
+    """Of weights touched to draw a character in one lane."""
 
     @property
     def characters(self) -> int:
@@ -49,11 +53,23 @@ def contenders(case: Case, device: torch.device) -> list[SamplingContender]:
     found = []
     for lanes in LANES:
         for name, options in OURS.items():
+            quantized = options.get("quantized", False)
+            if quantized and not can_sample_quantized(network):
+                continue
             step = steps_of(own_loop(case, network, lanes, **options))
-            found.append(SamplingContender(f"{name}, batch {lanes}", step, lanes, is_ours=True))
+            found.append(SamplingContender(f"{name}, batch {lanes}", step, lanes, True, case.weight_bytes(quantized)))
         step = steps_of(plain_loop(plain, lanes, device))
-        found.append(SamplingContender(f"{PLAIN}, batch {lanes}", step, lanes, is_ours=False))
+        found.append(SamplingContender(f"{PLAIN}, batch {lanes}", step, lanes, False, case.weight_bytes()))
     return found
+
+
+def can_sample_quantized(network: CharRNN) -> bool:
+    """Whether this network and machine go with int8 weights."""
+    try:
+        Stepper(network, network.zero_state(1), quantized=True)
+    except ConfigError:
+        return False
+    return True
 
 
 def own_loop(case: Case, network: CharRNN, lanes: int, **options: Any) -> Iterator[Any]:

@@ -1,8 +1,9 @@
 """The contenders of training: our own step by every engine and precision, and the ways in which others write it."""
 
 import copy
+import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from charrnn.bench.cases import Case
+from charrnn.bench.elsewhere import Elsewhere
 from charrnn.bench.plain import (
     PerCharacterNetwork,
     PlainNetwork,
@@ -26,11 +28,15 @@ from charrnn.model.engines import ENGINES, Execution
 from charrnn.model.network import CharRNN
 from charrnn.text.dataset import Dataset
 from charrnn.text.minibatches import Minibatches, Position, Shape
+from charrnn.training.memory import keep_freed_memory
 from charrnn.training.placement import Placement
 from charrnn.training.session import Session
 
 PLAIN = "plain PyTorch, float32"
+AUTOCAST = "plain PyTorch, bfloat16 autocast"
 PER_CHARACTER = "one call per character, float32"
+
+_PLAIN_PRECISIONS = {PLAIN: "float32", AUTOCAST: "bfloat16", PER_CHARACTER: "float32"}
 
 _WINDOWS = 9
 """Of B * T characters in the made-up text. Window 0 of an epoch is shortened at random, so 1 to 8 are used in turn."""
@@ -56,6 +62,7 @@ def precisions(config: Config) -> list[str]:
 def contenders(case: Case, device: torch.device) -> list[TrainingContender]:
     """All ways to train, those first that matter most if time runs out; `reference` last, which is slow on purpose."""
     dataset = made_up_text(case)
+    keep_freed_memory()  # as `charrnn train` does
     others = _others(case, dataset, device)
     ours = _ours(case, dataset, device)
     return [
@@ -81,17 +88,30 @@ def _ours(case: Case, dataset: Dataset, device: torch.device) -> list[TrainingCo
 
 
 def _others(case: Case, dataset: Dataset, device: torch.device) -> list[TrainingContender]:
+    """On a CPU they run in a process of their own; on a GPU that would cost memory and change nothing."""
+    steps: Mapping[str, Callable[[], object]]
+    if device.type == "cpu":
+        process = Elsewhere(plain_steps, case, dataset, device)
+        steps = {name: functools.partial(process.step, name) for name in _PLAIN_PRECISIONS}
+    else:
+        steps = plain_steps(case, dataset, device)
+    return [TrainingContender(name, steps[name], None, precision) for name, precision in _PLAIN_PRECISIONS.items()]
+
+
+def plain_steps(case: Case, dataset: Dataset, device: torch.device) -> dict[str, Callable[[], object]]:
+    """The training steps of others, by name."""
+
     def whole_windows(autocast: torch.dtype | None) -> PlainTraining:
         network = PlainNetwork(case.config.model, case.vocabulary.size)
         return PlainTraining(network, window_loss, case, dataset, device, autocast)
 
     each = PerCharacterNetwork(case.config.model, case.vocabulary.size)
     per_character = PlainTraining(each, per_character_loss, case, dataset, device, clip_norm=None)
-    return [
-        TrainingContender(PLAIN, whole_windows(None).step, None, "float32"),
-        TrainingContender("plain PyTorch, bfloat16 autocast", whole_windows(torch.bfloat16).step, None, "bfloat16"),
-        TrainingContender(PER_CHARACTER, per_character.step, None, "float32"),
-    ]
+    return {
+        PLAIN: whole_windows(None).step,
+        AUTOCAST: whole_windows(torch.bfloat16).step,
+        PER_CHARACTER: per_character.step,
+    }
 
 
 def made_up_text(case: Case) -> Dataset:

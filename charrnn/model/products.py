@@ -13,6 +13,9 @@ from charrnn.errors import ConfigError
 Product = Callable[[Tensor, Tensor], Tensor]
 """(x_BD, added: (B, K), or (K,) for one row) -> added + x W^T, (B, K), which is the caller's to overwrite."""
 
+_STEPS, _ZERO = 127, 128
+"""Of the 8-bit codes: steps from 0 to 1, and the code of 0."""
+
 _LARGE = 2**19
 """Weights of a matrix-vector product from which packed ones are quicker. One row in float32, packed and plain, us:
 512 x 256 25, 9; 1024 x 512 29, 32; 2048 x 512 44, 63; 2048 x 1024 81, 118 (2 Zen 5 cores)."""
@@ -57,24 +60,42 @@ def step_product(weight: Tensor, rows: int) -> Product:
     return lambda x_1D, added: functional.linear(x_1D, weight, added)
 
 
+def encoded(x_BD: Tensor, into: Tensor) -> None:
+    """Write numbers of -1 to 1 as codes of 8 bits (torch.uint8), in steps of 1/127 with 128 for zero."""
+    into.copy_(x_BD.mul(_STEPS).add_(_ZERO + 0.5))
+
+
 def quantized_product(weight: Tensor, rows: int) -> Product:
-    """The same with W in int8, a scale for each of its K rows, and x in 8 bits of one scale over all it holds.
+    """The same for x as `encoded`, with W in int8 and a scale for each of its K rows.
 
     The sums are whole numbers, so they do not depend on how many rows there are. Raises ConfigError for float64, off
-    the CPU, and where torch was built without int8 kernels.
+    the CPU, and on one without products of 8 bits summed in 32 (VNNI), where sums could overflow or take longer.
     """
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         dtype = str(weight.dtype).removeprefix("torch.")
         raise ConfigError(
             f"quantize: int8 weights want a float32 model on the CPU, not {dtype} on {weight.device.type}"
         )
-    if torch.backends.quantized.engine == "none":
-        raise ConfigError("quantize: this build of PyTorch has no int8 kernels")
+    if not can_quantize():
+        raise ConfigError("quantize: this CPU, or this build of PyTorch, has no fast products of int8 (VNNI)")
     scales_K = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-    zeros_K = torch.zeros(len(weight), dtype=torch.int64)
-    quantized = torch.quantize_per_channel(weight, scales_K.double(), zeros_K, 0, torch.qint8)
-    packed, linear = torch.ops.quantized.linear_prepack(quantized, None), torch.ops.quantized.linear_dynamic
-    return lambda x_BD, added: linear(x_BD, packed, not _sums_whole()).add_(added)
+    codes_KD = torch.round(weight / scales_K[:, None]).to(torch.int8)
+    packed, zeros_K = (
+        torch.ops.onednn.qlinear_prepack(codes_KD, [rows, weight.shape[1]]),
+        torch.zeros_like(scales_K).long(),
+    )
+    operands = (1 / _STEPS, _ZERO, packed, scales_K, zeros_K)
+    alone, adding = torch.ops.onednn.qlinear_pointwise.default, torch.ops.onednn.qlinear_pointwise.binary
+    result = (1.0, 0, torch.float32)
+    if rows == 1:
+        return lambda x_1D, added: alone(x_1D, *operands, added, *result, "none", [], "")
+    return lambda x_BD, added: adding(x_BD, *operands, added, None, *result, 1.0, 0, "add", 1.0, "none", [], "")
+
+
+def can_quantize() -> bool:
+    """Whether int8 products are at hand: oneDNN's, which torch.compile's CPU backend calls, and VNNI."""
+    has_them = torch._C._has_mkldnn and hasattr(torch.ops.onednn, "qlinear_pointwise")
+    return has_them and bool(getattr(torch.cpu, "_is_vnni_supported", lambda: False)())
 
 
 @lru_cache(maxsize=1)
@@ -87,11 +108,3 @@ def _packable() -> frozenset[torch.dtype]:
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return frozenset([torch.float32, torch.bfloat16])
     return frozenset([torch.float32])
-
-
-@lru_cache(maxsize=1)
-def _sums_whole() -> bool:
-    """Whether products of 8 by 8 bits are summed in 32 bits at once (VNNI). Elsewhere pairs of them are summed in 16
-    bits first, which 8-bit activations could overflow: they are given 7.
-    """
-    return bool(getattr(torch.cpu, "_is_vnni_supported", lambda: False)())

@@ -45,16 +45,15 @@ def choose(logits_BV: npt.NDArray[Any], uniforms_B: Floats, how: Choosing) -> Ch
     """
     if how.temperature == 0:
         return _argmax(logits_BV)
-    probabilities_BV = _softmax(logits_BV.astype(np.float64), how.temperature)
+    weights_BV = _weights(logits_BV.astype(np.float64), how.temperature)
     if how.top_k is not None or how.top_p is not None:
-        probabilities_BV = _keep_most_probable(probabilities_BV, how.top_k, how.top_p)
+        weights_BV = _keep_most_probable(weights_BV, how.top_k, how.top_p)
     if how.min_p is not None:
-        largest_B1 = probabilities_BV.max(axis=1, keepdims=True)
-        probabilities_BV = np.where(probabilities_BV >= how.min_p * largest_B1, probabilities_BV, 0.0)
-    cumulative_BV = probabilities_BV.cumsum(axis=1)
-    thresholds_B1 = uniforms_B[:, None] * cumulative_BV[:, -1:]
-    # The first id whose cumulative probability exceeds the threshold, which is below the total.
-    return _argmax(cumulative_BV > thresholds_B1)
+        largest_B1 = weights_BV.max(axis=1, keepdims=True)
+        weights_BV = np.where(weights_BV >= how.min_p * largest_B1, weights_BV, 0.0)
+    cumulative_BV = weights_BV.cumsum(axis=1)
+    # The first id whose cumulative weight exceeds the threshold, which is below the total.
+    return _argmax(cumulative_BV > uniforms_B[:, None] * cumulative_BV[:, -1:])
 
 
 def _argmax(values_BV: npt.NDArray[Any]) -> Choices:
@@ -62,24 +61,25 @@ def _argmax(values_BV: npt.NDArray[Any]) -> Choices:
     return choices_B
 
 
-def _softmax(logits_BV: Floats, temperature: float) -> Floats:
-    below_BV = logits_BV - logits_BV.max(axis=1, keepdims=True)  # first, so that no temperature makes it infinite
-    with np.errstate(over="ignore"):
-        exponentials_BV: Floats = np.exp(below_BV / temperature)
-    exponentials_BV /= exponentials_BV.sum(axis=1, keepdims=True)
-    return exponentials_BV
+def _weights(logits_BV: Floats, temperature: float) -> Floats:
+    """Probabilities up to a factor of each row's own, which the draw takes out."""
+    logits_BV -= logits_BV.max(axis=1, keepdims=True)  # first, so that no temperature makes it infinite
+    if temperature != 1:
+        with np.errstate(over="ignore"):
+            logits_BV /= temperature
+    return np.exp(logits_BV, out=logits_BV)
 
 
-def _keep_most_probable(probabilities_BV: Floats, top_k: int | None, top_p: float | None) -> Floats:
-    """Zero all but the leading characters by top-k, then by top-p of what top-k left, renormalised."""
-    order_BV = np.argsort(-probabilities_BV, axis=1, kind="stable")
-    sorted_BV = np.take_along_axis(probabilities_BV, order_BV, axis=1)
+def _keep_most_probable(weights_BV: Floats, top_k: int | None, top_p: float | None) -> Floats:
+    """Zero all but the leading characters by top-k, then by top-p of what top-k left."""
+    order_BV = np.argsort(-weights_BV, axis=1, kind="stable")
+    sorted_BV = np.take_along_axis(weights_BV, order_BV, axis=1)
     if top_k is not None:
         sorted_BV[:, top_k:] = 0.0
     if top_p is not None:
         before_BV = sorted_BV.cumsum(axis=1) - sorted_BV
         total_B1 = sorted_BV.sum(axis=1, keepdims=True)
         sorted_BV[before_BV >= top_p * total_B1] = 0.0
-    kept_BV = np.zeros_like(probabilities_BV)
+    kept_BV = np.zeros_like(weights_BV)
     np.put_along_axis(kept_BV, order_BV, sorted_BV, axis=1)
     return kept_BV

@@ -29,15 +29,17 @@ def generate(
     how: Choosing | None = None,
     seed: int = 0,
     lanes: Sequence[int] = (0,),
+    quantized: bool = False,
 ) -> Iterator[npt.NDArray[np.int64]]:
     """Yield (B,) ids `length` times: what follows the prefix in each lane. The unknown character is never drawn.
 
     lanes: which of the seed's streams of random numbers; range(8) draws eight samples as one batch. An empty prefix
     begins as after a line's end, which is where texts begin, or from the zero state if the vocabulary has none.
+    quantized: draw with int8 weights, see Stepper; the prefix is read with the network's own.
     """
     how = how or Choosing()
     ids = prefix if len(prefix) else _line_end(vocabulary)
-    stepper, logits_BV = _primed(network, ids, len(lanes))
+    stepper, logits_BV = _primed(network, ids, len(lanes), quantized)
     uniforms = _uniforms(seed, lanes)
     for left in range(length - 1, -1, -1):
         scores_BV = logits_BV.cpu().numpy()
@@ -50,7 +52,7 @@ def generate(
 
 
 @torch.no_grad()
-def _primed(network: CharRNN, ids: Ids, lanes: int) -> tuple[Stepper, torch.Tensor]:
+def _primed(network: CharRNN, ids: Ids, lanes: int, quantized: bool) -> tuple[Stepper, torch.Tensor]:
     """A stepper that has read the prefix in every lane, and the logits of what follows.
 
     The prefix is read once, by the engine, whatever the number of lanes, so all start from the very same state.
@@ -60,9 +62,9 @@ def _primed(network: CharRNN, ids: Ids, lanes: int) -> tuple[Stepper, torch.Tens
     state: State = network.zero_state(1, network.readout.weight.dtype)
     for start in range(0, len(ids) - 1, _BLOCK):
         window_TB = torch.from_numpy(ids[start : min(start + _BLOCK, len(ids) - 1)].astype(np.int64))[:, None]
-        _, state = network(window_TB.to(network.device), state)
+        _, state = network.hidden(window_TB.to(network.device), state, None)
     network.train(was_training)
-    stepper = Stepper(network, state, lanes)
+    stepper = Stepper(network, state, lanes, quantized)
     if not len(ids):
         return stepper, stepper.logits()
     last_B = torch.full((lanes,), int(ids[-1]), device=network.device)

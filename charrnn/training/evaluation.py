@@ -14,7 +14,8 @@ from torch import Tensor
 
 from charrnn.model.cells import State
 from charrnn.model.engines import Execution
-from charrnn.model.network import CharRNN
+from charrnn.model.network import CharRNN, loss_sum
+from charrnn.model.stepper import Stepper
 from charrnn.text.minibatches import gather, lane_bounds
 from charrnn.text.vocabulary import UNKNOWN, Ids, Vocabulary
 
@@ -77,20 +78,22 @@ def evaluate(
     execution: Execution | None = None,
     lanes: int = 1,
     num_bytes: int | None = None,
+    quantized: bool = False,
 ) -> Evaluation:
     """Evaluate a network on one stream of at least two ids.
 
     lanes: 1 is the definition. More lanes cut the stream into as many contiguous parts, read side by side, each
     primed with the PRIMING characters before it: many times faster, and off by less than the network remembers
     after so many characters (a test holds the difference below 1e-4 nats). num_bytes: of the predicted characters in
-    UTF-8, where the ids cannot tell because some are unknown. The network's mode is restored, and no random state is
+    UTF-8, where the ids cannot tell because some are unknown. quantized: step by step with int8 weights, as they are
+    sampled with. The network's mode is restored, and no random state is
     touched.
     """
     execution = execution or Execution(dtype=network.readout.weight.dtype)
     was_training = network.training
     network.eval()
     try:
-        nats = _summed_nats(network, ids, execution, lanes)
+        nats = _summed_nats(network, ids, execution, lanes, quantized)
     finally:
         network.train(was_training)
     counts = np.bincount(ids[1:], minlength=vocabulary.size)
@@ -116,17 +119,21 @@ def entropy(counts: np.ndarray[Any, np.dtype[np.int64]]) -> float:
     return abs(float((shares * np.log(shares)).sum()))
 
 
-def _summed_nats(network: CharRNN, ids: Ids, execution: Execution, lanes: int) -> float:
+def _summed_nats(network: CharRNN, ids: Ids, execution: Execution, lanes: int, quantized: bool) -> float:
     bounds = lane_bounds(len(ids) - 1, lanes)
     starts_B, ends_B = bounds[:-1], bounds[1:]
     state = _primed_state(network, ids, execution, starts_B)
+    stepper = Stepper(network, state, lanes, quantized=True) if quantized else None
     nats = 0.0  # in double precision on the host: not every device has it
     longest = int((ends_B - starts_B).max())
     for start in range(0, longest, _WINDOW):
         steps = min(_WINDOW, longest - start)
-        inputs_TB, targets_TB = gather(ids, starts_B + start, ends_B, steps)
-        window_nats, state = network.loss(_on(inputs_TB, network), _on(targets_TB, network), state, execution)
-        nats += window_nats.item()
+        inputs_TB, targets_TB = (_on(part, network) for part in gather(ids, starts_B + start, ends_B, steps))
+        if stepper is not None:
+            nats += loss_sum(torch.stack([stepper.step(ids_B) for ids_B in inputs_TB]), targets_TB).item()
+        else:
+            window_nats, state = network.loss(inputs_TB, targets_TB, state, execution)
+            nats += window_nats.item()
     return nats
 
 

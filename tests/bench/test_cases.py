@@ -39,7 +39,12 @@ def test_they_are_the_matrices_of_the_network(cell, embedding_size):
 def test_the_weights_touched_by_sampling_a_character_are_those_counted_by_hand(cell, num_layers, elements):
     model = ModelConfig(cell=cell, num_layers=num_layers, hidden_size=5)
     assert touched_weights(model, 7) == elements
-    assert Case(Config(model=model), made_up_vocabulary(7, "character")).weight_bytes_per_character == 4 * elements
+    assert Case(Config(model=model), made_up_vocabulary(7, "character")).weight_bytes() == 4 * elements
+
+
+def test_int8_weights_are_read_in_a_quarter_of_the_bytes_but_for_the_table_and_the_readout():
+    case = Case(Config(model=ModelConfig(cell="lstm", num_layers=2, hidden_size=5)), made_up_vocabulary(7, "character"))
+    assert case.weight_bytes(quantized=True) == 20 * (5 + 5 + 5) + 4 * (20 + 35)
 
 
 def test_the_default_grid_has_each_cell_at_each_size_on_the_chosen_device():

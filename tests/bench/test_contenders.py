@@ -23,6 +23,7 @@ from charrnn.bench.plain import PerCharacterNetwork, PlainNetwork, per_character
 from charrnn.bench.training import PlainTraining
 from charrnn.config import load_config
 from charrnn.model.network import CharRNN
+from charrnn.model.products import can_quantize
 
 CPU = torch.device("cpu")
 TINY = {
@@ -186,8 +187,9 @@ def test_the_made_up_text_holds_rare_and_common_symbols():
 def test_every_way_to_sample_draws_ids_in_every_lane():
     tiny = case()
     contenders = sampling.contenders(tiny, CPU)
-    assert [(contender.lanes, contender.is_ours) for contender in contenders] == [
-        (lanes, ours) for lanes in (1, 16, 64) for ours in (True, False)
+    ours = ["charrnn, float32", *(["charrnn, int8"] if can_quantize() else [])]
+    assert [contender.name for contender in contenders] == [
+        f"{name}, batch {lanes}" for lanes in (1, 16, 64) for name in (*ours, "torch.nn per character, float32")
     ]
     for contender in contenders:
         contender.step()

@@ -102,7 +102,7 @@ def test_every_figure_is_positive_and_every_contender_has_all(record):
         assert contender["model_flops_per_second"] == pytest.approx(6 * 475 * contender["chars_per_second"])
     assert {product["shape"] for product in record["gemm"]} == {"recurrent", "window", "large"}
     assert {product["precision"] for product in record["gemm"]} == {"float32", "bfloat16"}
-    assert [contender["lanes"] for contender in record["sampling"]] == [1, 1, 16, 16, 64, 64]
+    assert {contender["lanes"] for contender in record["sampling"]} == {1, 16, 64}
 
 
 def test_ratios_are_those_of_the_figures_beside_them(record):
@@ -118,7 +118,8 @@ def test_ratios_are_those_of_the_figures_beside_them(record):
             if (product["shape"], product["precision"]) == ("large", contender["precision"])
         )
         assert contender["fraction_of_large_gemm"] == pytest.approx(contender["model_flops_per_second"] / best)
-    ours, plain = record["sampling"][:2]
+    ours = record["sampling"][0]
+    plain = next(other for other in record["sampling"] if "torch.nn" in other["name"])
     assert ours["ratio_to_call_per_character"] == pytest.approx(ours["chars_per_second"] / plain["chars_per_second"])
     limit = record["read_bytes_per_second"] / record["weight_bytes_per_character"]
     assert ours["fraction_of_read_bandwidth"] == pytest.approx(ours["chars_per_second"] / limit)

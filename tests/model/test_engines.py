@@ -105,6 +105,28 @@ def test_engine_in_lower_precision_stays_near_float64(name, cell):
         torch.testing.assert_close(found.double(), exact, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("name", [name for name in ENGINES if name != "reference"])
+@pytest.mark.parametrize("cell", CELLS, ids=IDS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)], ids=str)
+def test_gradients_in_lower_precision_stay_near_float64(name, cell, dtype, tolerance):
+    layers, state = random_layers(cell, VOCABULARY, 2), random_state(cell, 2)
+    exact = values_and_gradients(reference, inputs("ids"), state, layers, cell)
+    lower = [Weights(*(tensor.detach().to(dtype).requires_grad_() for tensor in weights)) for weights in layers]
+    found = values_and_gradients(ENGINES[name], inputs("ids"), tuple(tensor.to(dtype) for tensor in state), lower, cell)
+    for one, other in zip(found, exact, strict=True):
+        assert one.dtype == dtype
+        assert (one.double() - other).norm() <= tolerance * other.norm()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("cell", CELLS, ids=IDS)
+@pytest.mark.parametrize("name", ["written", "torch"])
+def test_fast_engines_make_no_one_hot_rows_wider_than_the_hidden_layers(name, cell, dropout, monkeypatch):
+    assert VOCABULARY > HIDDEN
+    monkeypatch.setattr("charrnn.model.engines.one_hot", lambda *arguments: pytest.fail("one-hot rows"))
+    ENGINES[name](inputs("ids"), random_state(cell, 2), random_layers(cell, VOCABULARY, 2), cell, dropout)
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 @pytest.mark.parametrize("cell", CELLS, ids=IDS)
 def test_reference_computes_what_torch_nn_computes_from_the_same_weights(cell, depth):

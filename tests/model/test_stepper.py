@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from charrnn.config import ModelConfig
+from charrnn.errors import ConfigError
 from charrnn.model.network import CharRNN
+from charrnn.model.products import can_quantize
 from charrnn.model.stepper import Stepper
 
 VOCABULARY = 11
@@ -49,3 +51,58 @@ def test_logits_of_the_state_alone_are_the_readout_of_the_last_hidden_layer():
     _, state = network(torch.tensor([[3], [4]]))
     expected = network.readout(state[0][-1])
     torch.testing.assert_close(Stepper(network, state).logits(), expected.detach())
+
+
+needs_int8 = pytest.mark.skipif(not can_quantize(), reason="no fast products of int8 here")
+
+
+def trained_like(cell: str, depth: int) -> CharRNN:
+    """A network whose hidden states are spread over their range, as training makes them."""
+    network = CharRNN(ModelConfig(cell=cell, num_layers=depth, hidden_size=64), VOCABULARY).initialise(0)
+    return network.requires_grad_(False)
+
+
+@needs_int8
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_int8_weights_give_nearly_the_same_probabilities(cell, depth):
+    network = trained_like(cell, depth)
+    ids_TB = torch.randint(VOCABULARY, (40, 3), generator=torch.Generator().manual_seed(1))
+    steppers = [Stepper(network, network.zero_state(1), 3, quantized) for quantized in (False, True)]
+    for ids_B in ids_TB:
+        exact, quantized = (torch.softmax(stepper.step(ids_B), dim=1) for stepper in steppers)
+        torch.testing.assert_close(quantized, exact, rtol=0, atol=0.15 if cell == "rnn" else 0.05)
+    assert not torch.equal(quantized, exact)
+
+
+@needs_int8
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_int8_lanes_do_not_depend_on_each_other(cell):
+    """Each lane of a batch is what it is alone: 8 bits leave no room for roundings that differ."""
+    network = trained_like(cell, 2)
+    ids_TB = torch.randint(VOCABULARY, (30, 5), generator=torch.Generator().manual_seed(1))
+    together = Stepper(network, network.zero_state(1), 5, quantized=True)
+    alone = [Stepper(network, network.zero_state(1), 1, quantized=True) for _ in range(5)]
+    for ids_B in ids_TB:
+        logits_BV = together.step(ids_B)
+        each_BV = torch.cat([stepper.step(ids_B[b : b + 1]) for b, stepper in enumerate(alone)])
+        torch.testing.assert_close(each_BV, logits_BV, rtol=0, atol=1e-4)
+
+
+@needs_int8
+def test_int8_is_refused_where_it_cannot_be_had():
+    relu = CharRNN(ModelConfig(cell="rnn", activation="relu", hidden_size=5), VOCABULARY).initialise(0)
+    double = CharRNN(ModelConfig(hidden_size=5), VOCABULARY).initialise(0).double()
+    for network, reason in (
+        (relu, "activation relu have no bounds"),
+        (double, "a float32 model on the CPU, not float64"),
+    ):
+        with pytest.raises(ConfigError, match=f"quantize: .*{reason}"):
+            Stepper(network, network.zero_state(1, network.readout.weight.dtype), quantized=True)
+
+
+def test_int8_is_refused_without_the_instructions(monkeypatch):
+    monkeypatch.setattr("charrnn.model.products.can_quantize", lambda: False)
+    network = CharRNN(ModelConfig(hidden_size=5), VOCABULARY).initialise(0)
+    with pytest.raises(ConfigError, match=r"quantize: this CPU, .* has no fast products of int8"):
+        Stepper(network, network.zero_state(1), quantized=True)

@@ -1,0 +1,63 @@
+"""Steps that run in a process of their own, so that what charrnn does to its process speeds up nobody else.
+
+`charrnn train` tells the C library to keep freed memory (training/memory.py), which no plain PyTorch program does, and
+which would make plain PyTorch quicker in the same process too.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+
+class Elsewhere:
+    """Steps taken in a child process, one at a time, at the parent's word; it starts with the first.
+
+    make: a function of a module, called with `arguments` in the child; returns the steps by name.
+    """
+
+    def __init__(self, make: Callable[..., Mapping[str, Callable[[], object]]], *arguments: Any) -> None:
+        self._made_by = (make, arguments)
+        self._connection: Connection | None = None
+
+    def step(self, name: str) -> None:
+        """Take a step. Raises RuntimeError with what it raised there, or if the process is gone."""
+        self._connection = self._connection or self._start()
+        try:
+            self._connection.send(name)
+            problem = self._connection.recv()
+        except (EOFError, OSError):
+            raise RuntimeError("the process of plain PyTorch has ended") from None
+        if problem is not None:
+            raise RuntimeError(problem)
+
+    def _start(self) -> Connection:
+        """The child ends when this end of the connection does."""
+        context = multiprocessing.get_context("spawn")
+        own, other = context.Pipe()
+        arguments = (other, torch.get_num_threads(), *self._made_by)
+        context.Process(target=_serve, args=arguments, daemon=True).start()
+        other.close()
+        return own
+
+
+def _serve(
+    connection: Connection,
+    threads: int,
+    make: Callable[..., Mapping[str, Callable[[], object]]],
+    arguments: tuple[Any, ...],
+) -> None:
+    torch.set_num_threads(threads)
+    steps = make(*arguments)
+    while True:
+        try:
+            name = connection.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            steps[name]()
+            connection.send(None)
+        except RuntimeError as error:
+            connection.send(str(error))
