@@ -37,7 +37,22 @@ def test_every_contender_is_timed_and_the_time_is_kept():
 def test_turns_are_interleaved():
     world = World()
     take_turns([world.contender("a", 1), world.contender("b", 1)], 12, world.stopwatch())
-    assert "".join(world.order) == "ab" * 6
+    assert "".join(world.order) == "ab" + "aabb" * 2 + "aa"
+
+
+def test_the_step_that_follows_another_contenders_is_not_kept():
+    """Each first step after the other's takes three times as long, as the caches are the other's."""
+    world, last = World(), []
+
+    def contender(name: str) -> Contender:
+        def step() -> None:
+            world.now += 1.0 if last == [name] else 3.0
+            last[:] = [name]
+
+        return Contender(name, step)
+
+    timings = take_turns([contender("a"), contender("b")], 60, world.stopwatch())
+    assert [timing.seconds for timing in timings.values()] == [1.0, 1.0]
 
 
 def test_a_first_step_that_sets_things_up_does_not_count():
@@ -57,7 +72,7 @@ def test_a_quick_contender_does_many_steps_in_each_repeat():
 def test_a_slow_contender_gets_three_repeats_before_quick_ones_get_more_time():
     world = World()
     contenders = [world.contender("slow", 4), world.contender("a", 0.5), world.contender("b", 0.5)]
-    assert take_turns(contenders, 24, world.stopwatch())["slow"].repeats == 3
+    assert take_turns(contenders, 40, world.stopwatch())["slow"].repeats == 3
 
 
 def test_one_that_takes_a_quarter_of_the_time_is_stopped_after_a_step_and_says_so():
