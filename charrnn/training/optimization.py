@@ -45,6 +45,15 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate
 
 
+def skip_unless_finite(optimizer: torch.optim.Optimizer, *figures: Tensor) -> None:
+    """Let the next step leave weights and moments alone unless all figures are finite, without the host looking.
+
+    A fused optimizer's kernel reads `found_inf` on the device, as it does for torch.amp.GradScaler.
+    """
+    finite = torch.stack([torch.isfinite(figure) for figure in figures]).all()
+    optimizer.found_inf = (~finite).to(torch.float32)  # type: ignore[attr-defined]
+
+
 def clip_gradient(parameters: Iterable[nn.Parameter], clip_norm: float | None) -> Tensor:
     """G <- min(1, theta / ||g||) g over all parameters together (9.5.3). Returns ||g|| before clipping.
 

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from charrnn.config import TrainingConfig
 from charrnn.errors import ConfigError
@@ -42,6 +43,13 @@ def choose_device(wanted: str) -> torch.device:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {wanted}: not to be had here ({reason}); expected auto, cpu, cuda or mps") from None
     return device
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host's on the device; to a GPU from page-locked memory, so that nothing waits for the copy."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def place(network: CharRNN, config: TrainingConfig, shape: Shape) -> Placement:

@@ -16,9 +16,18 @@ from charrnn.model.network import CharRNN, detached
 from charrnn.text.dataset import Dataset
 from charrnn.text.minibatches import Minibatches, Position, Shape, Window
 from charrnn.training.checkpoint import Checkpoint
-from charrnn.training.optimization import clip_gradient, learning_rate_at, make_optimizer, set_learning_rate
-from charrnn.training.placement import Placement
+from charrnn.training.optimization import (
+    clip_gradient,
+    learning_rate_at,
+    make_optimizer,
+    set_learning_rate,
+    skip_unless_finite,
+)
+from charrnn.training.placement import Placement, on_device
 from charrnn.training.progress import Evaluated, Place, Placed, Progress, Sums, retained
+
+_UNREAD = 64
+"""Steps whose losses a GPU may keep to itself before the host asks for them."""
 
 
 @dataclass
@@ -63,6 +72,8 @@ class Session:
         )
         self.budget = Budget.parse(training.budget)
         self.optimizer = make_optimizer(self.network, training)
+        self.waits = self.network.device.type != "cuda"
+        self._unread: list[Tensor] = []
         self._seconds_before = 0.0
         self._started = time.perf_counter()
 
@@ -92,30 +103,53 @@ class Session:
     def step(self, progress: float) -> None:
         """Take the next window forward and back, clip, and move the weights; `progress` sets the learning rate.
 
-        Raises TrainingError before the weights move if the loss or the gradient is not finite.
+        Raises TrainingError before the weights move if the loss or the gradient is not finite. On a GPU the host does
+        not wait to see that: the device itself leaves the weights where they are, and a later `settle` raises.
         """
         started = time.perf_counter()
         window = self.minibatches.window(self.position)
         nats, state = self._forward(window)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(nats / window.num_targets)
-        norm = float(clip_gradient(self.network.parameters(), self.config.training.clip_norm))
-        total = nats.item()
-        self.refuse_non_finite("loss", total)
-        self.refuse_non_finite("gradient's norm", norm)
+        norm = clip_gradient(self.network.parameters(), self.config.training.clip_norm)
+        self._unread.append(torch.stack([nats.detach(), norm.to(nats.dtype)]))
+        if self.waits or len(self._unread) >= _UNREAD:
+            self.settle()
+        if not self.waits:
+            skip_unless_finite(self.optimizer, nats, norm)
         set_learning_rate(self.optimizer, learning_rate_at(progress, self.config.training))
         self.optimizer.step()
         self.state = detached(state)
         self.position = self.minibatches.after(self.position)
         self.step_count += 1
-        self._count(total, window.num_targets, norm, time.perf_counter() - started)
+        self.tally.characters += window.num_targets
+        self.tally.steps += 1
+        self.tally.seconds += time.perf_counter() - started
 
     def _forward(self, window: Window) -> tuple[Tensor, State]:
         device = self.network.device
-        inputs_TB = torch.from_numpy(window.inputs_TB).to(device)
-        targets_TB = torch.from_numpy(window.targets_TB).to(device)
+        inputs_TB, targets_TB = (
+            on_device(torch.from_numpy(ids), device) for ids in (window.inputs_TB, window.targets_TB)
+        )
         before = None if window.starts else self.state
         return self.network.loss(inputs_TB, targets_TB, before, self.placement.execution)
+
+    def settle(self) -> None:
+        """Fetch the losses and norms of the steps since the last time from the device, and count them.
+
+        Raises TrainingError for one that is not finite.
+        """
+        if not self._unread:
+            return
+        figures = torch.stack(self._unread).tolist()
+        self._unread.clear()
+        clip_norm = self.config.training.clip_norm
+        for nats, norm in figures:
+            self.refuse_non_finite("loss", nats)
+            self.refuse_non_finite("gradient's norm", norm)
+            self.tally.nats += nats
+            self.tally.clipped += clip_norm is not None and norm > clip_norm
+            self.tally.last_norm = norm
 
     def refuse_non_finite(self, what: str, value: float) -> None:
         """Raise TrainingError for a figure that is no longer a number, with the way out."""
@@ -127,17 +161,9 @@ class Session:
                 f"model so far"
             )
 
-    def _count(self, nats: float, characters: int, norm: float, seconds: float) -> None:
-        clip_norm = self.config.training.clip_norm
-        self.tally.nats += nats
-        self.tally.characters += characters
-        self.tally.steps += 1
-        self.tally.clipped += clip_norm is not None and norm > clip_norm
-        self.tally.seconds += seconds
-        self.tally.last_norm = norm
-
     def report(self) -> dict[str, Any]:
         """The figures of training since the last report, and a new tally."""
+        self.settle()
         tally, self.tally = self.tally, Tally()
         report = {
             **self.place(),
@@ -163,6 +189,7 @@ class Session:
 
     def model_checkpoint(self) -> Checkpoint:
         """The model alone: what sampling and evaluation need."""
+        self.settle()
         return Checkpoint(
             config=self.config,
             vocabulary=self.dataset.vocabulary,

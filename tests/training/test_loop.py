@@ -289,6 +289,40 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move(small_config, f
         assert torch.equal(tensor.nan_to_num(7), before[name].nan_to_num(7))
 
 
+def test_steps_that_the_host_does_not_wait_for_are_the_same_steps(small_config, folder):
+    reports = []
+    for waits in (True, False):
+        session = loop.begin(with_settings(small_config, "clip_norm=0.5"), load_dataset(small_config.corpus))
+        session.waits = waits
+        for _ in range(70):
+            session.step(0.5)
+        reports.append((session.report(), session.network.state_dict()))
+    (waited, weights), (unwaited, other_weights) = reports
+    for key in ("step", "nats_per_char", "grad_norm", "clipped_share"):
+        assert waited[key] == unwaited[key]
+    assert 0 < waited["clipped_share"] < 1
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_loss_that_is_not_finite_moves_no_weights_though_the_host_sees_it_later(optimizer, small_config, folder):
+    config = with_settings(small_config, f"optimizer={optimizer}")
+    session = loop.begin(config, load_dataset(small_config.corpus))
+    session.waits = False
+    session.step(0.5)
+    with torch.no_grad():
+        session.network.readout.bias[3] = math.nan
+    before = {name: tensor.clone() for name, tensor in session.network.state_dict().items()}
+    session.step(0.5)
+    session.step(0.5)
+    for name, tensor in session.network.state_dict().items():
+        assert torch.equal(tensor.nan_to_num(7), before[name].nan_to_num(7))
+    for use in (session.report, session.model_checkpoint):
+        session._unread = [torch.tensor([math.nan, 1.0])]
+        with pytest.raises(TrainingError, match="the loss is no longer finite"):
+            use()
+
+
 def test_clipped_steps_are_counted(small_config, folder):
     always = loop.begin(with_settings(small_config, "clip_norm=1e-6"), load_dataset(small_config.corpus))
     never = loop.begin(with_settings(small_config, "clip_norm=1e6"), load_dataset(small_config.corpus))
