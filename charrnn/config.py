@@ -191,6 +191,8 @@ class TrainingConfig(_Section):
     """Of the products; auto takes bfloat16 where the hardware has it and a trial shows it faster, else float32."""
     engine: Literal["auto", "reference", "written", "torch"] = "auto"
     """What runs the layers: the readable equations, their gradients by hand, or PyTorch's own kernels."""
+    cuda_graph: bool = False
+    """On a GPU, capture forward and backward once and replay them; nothing elsewhere. Not measured yet, hence off."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes cuda where there is one."""
     seed: Annotated[Integer, Field(ge=0, lt=2**63)] = 0

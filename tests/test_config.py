@@ -157,7 +157,13 @@ def test_null_switches_clipping_off(null):
 
 def test_set_knows_every_option_by_its_full_name_and_by_its_own(here):
     values: dict[str, Any] = {"source": "x", "encoding": "x", "device": "x", "sample_prefix": "x", "budget": "7m"}
-    values |= {"checkpoint_every": "7s", "betas": [0.5, 0.6], "activation": "tanh", "tensorboard": True}
+    values |= {
+        "checkpoint_every": "7s",
+        "betas": [0.5, 0.6],
+        "activation": "tanh",
+        "tensorboard": True,
+        "cuda_graph": True,
+    }
     values |= {"embedding_size": None, "final_learning_rate": 1e-4}
     for section, key in KEYS:
         default = value_of(Config(), section, key)

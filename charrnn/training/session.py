@@ -15,6 +15,7 @@ from charrnn.model.cells import State
 from charrnn.model.network import CharRNN, detached
 from charrnn.text.dataset import Dataset
 from charrnn.text.minibatches import Minibatches, Position, Shape, Window
+from charrnn.training.capture import LossOfTensors, captured
 from charrnn.training.checkpoint import Checkpoint
 from charrnn.training.optimization import (
     clip_gradient,
@@ -74,6 +75,7 @@ class Session:
         self.optimizer = make_optimizer(self.network, training)
         self.waits = self.network.device.type != "cuda"
         self._unread: list[Tensor] = []
+        self._captured: LossOfTensors | None = None
         self._seconds_before = 0.0
         self._started = time.perf_counter()
 
@@ -132,7 +134,13 @@ class Session:
             on_device(torch.from_numpy(ids), device) for ids in (window.inputs_TB, window.targets_TB)
         )
         before = None if window.starts else self.state
-        return self.network.loss(inputs_TB, targets_TB, before, self.placement.execution)
+        execution, shape = self.placement.execution, self.minibatches.shape
+        if not self.config.training.cuda_graph or inputs_TB.shape != (shape.seq_length, shape.batch_size):
+            return self.network.loss(inputs_TB, targets_TB, before, execution)
+        self._captured = self._captured or captured(self.network, execution, shape)
+        before = before or self.network.zero_state(shape.batch_size, execution.dtype)
+        nats, *state = self._captured(inputs_TB, targets_TB, *before)
+        return nats, tuple(state)
 
     def settle(self) -> None:
         """Fetch the losses and norms of the steps since the last time from the device, and count them.

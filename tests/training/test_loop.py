@@ -304,6 +304,20 @@ def test_steps_that_the_host_does_not_wait_for_are_the_same_steps(small_config, 
     assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
 
 
+@pytest.mark.parametrize("settings", [["cell=lstm"], ["cell=gru", "partitioning=random"]], ids=str)
+def test_the_step_that_a_gpu_captures_is_the_same_step(settings, small_config, folder):
+    """Here without the capture, which only a GPU has; what it would capture runs as it is."""
+    weights = []
+    for graph in ("true", "false"):
+        config = with_settings(small_config, f"cuda_graph={graph}", *settings)
+        session = loop.begin(config, load_dataset(small_config.corpus))
+        for _ in range(session.minibatches.windows_in(0) + 3):
+            session.step(0.5)
+        assert (session._captured is not None) == (graph == "true")
+        weights.append(session.network.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_loss_that_is_not_finite_moves_no_weights_though_the_host_sees_it_later(optimizer, small_config, folder):
     config = with_settings(small_config, f"optimizer={optimizer}")
