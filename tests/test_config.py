@@ -164,7 +164,7 @@ def test_set_knows_every_option_by_its_full_name_and_by_its_own(here):
         "tensorboard": True,
         "cuda_graph": True,
     }
-    values |= {"embedding_size": None, "final_learning_rate": 1e-4}
+    values |= {"embedding_size": None, "final_learning_rate": 1e-4, "cuda_graph": True}
     for section, key in KEYS:
         default = value_of(Config(), section, key)
         choices = get_args(SECTIONS[section].model_fields[key].annotation)
