@@ -149,3 +149,20 @@ def test_the_package_declares_its_version_once():
             [sys.executable, "-m", "charrnn", "--version"], capture_output=True, text=True, check=True, cwd=ROOT
         ).stdout
     )
+
+
+def test_loading_and_sampling_load_nothing_of_torchs_compiler(small_config, view, folder):
+    """Such as sympy, which alone takes half a second."""
+    from charrnn.training import loop
+
+    loop.train(small_config, view, folder / "run")
+    code = (
+        "import sys, torch\n"
+        "before = set(sys.modules)\n"
+        "import charrnn\n"
+        "charrnn.load('run').sample('3', 5)\n"
+        "heavy = {'sympy', 'torch._dynamo', 'torch._inductor', 'pooch', 'rich', 'typer'} & (set(sys.modules) - before)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", cwd=folder)
+    assert done.returncode == 0, done.stderr

@@ -1,7 +1,6 @@
 """CharRNN: L hidden layers and the readout O_t = H_t^(L) W_hq + b_q (10.3.2)."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +40,20 @@ class Stack(nn.Module):
         return [Weights(*(getattr(self, f"{name}_l{l}") for name in Weights._fields)) for l in range(self.num_layers)]
 
 
+class _Linear(nn.Linear):
+    """One that holds nothing yet: torch.nn's would draw its weights from the global random state."""
+
+    def reset_parameters(self) -> None:
+        """Leave that to `CharRNN.initialise`."""
+
+
+class _Embedding(nn.Embedding):
+    """The same."""
+
+    def reset_parameters(self) -> None:
+        """Leave that to `CharRNN.initialise`."""
+
+
 class CharRNN(nn.Module):
     """Logits for the next character at every step of a window.
 
@@ -56,10 +69,10 @@ class CharRNN(nn.Module):
         self.vocabulary_size = vocabulary_size
         self.cell = Cell(config.cell, config.activation)
         size = config.embedding_size
-        self.embedding = _undrawn(nn.Embedding, vocabulary_size, size) if size else None
+        self.embedding = _Embedding(vocabulary_size, size) if size else None
         input_size = config.embedding_size or vocabulary_size
         self.rnn = Stack(self.cell, input_size, config.hidden_size, config.num_layers)
-        self.readout = _undrawn(nn.Linear, config.hidden_size, vocabulary_size)
+        self.readout = _Linear(config.hidden_size, vocabulary_size)
 
     def forward(
         self, ids_TB: Tensor, state: State | None = None, execution: Execution | None = None
@@ -136,11 +149,6 @@ class CharRNN(nn.Module):
         self.readout.weight.normal_(0, READOUT_STD / math.sqrt(hidden_size), generator=generator)
         self.readout.bias.zero_()
         return self
-
-
-def _undrawn(kind: type[nn.Module], *sizes: int) -> Any:
-    """A torch.nn module whose weights hold nothing yet: it would draw them from the global random state."""
-    return nn.utils.skip_init(kind, *sizes, device=torch.get_default_device())  # type: ignore[no-untyped-call]
 
 
 def loss_sum(logits_TBV: Tensor, targets_TB: Tensor) -> Tensor:
