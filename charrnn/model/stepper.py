@@ -41,18 +41,18 @@ class Stepper:
         for l, parameters in enumerate(network.rnn.layers()):
             weights = Weights(*(tensor.detach() for tensor in parameters))
             own = [tensor[l].detach().to(weight.dtype).expand(lanes, -1).clone() for tensor in state[1:]]
-            place = _Place(rows_BLH[:, l], read_BLH[:, max(l - 1, 0) : l + 1], is_first=l == 0)
+            place = _Place(rows_BLH[:, l], own, read_BLH[:, max(l - 1, 0) : l + 1], l == 0, make_product, phi)
             place.written()
-            self._layers.append(make_layer(weights, place, own, phi, lambda W: make_product(W, lanes)))
+            self._layers.append(make_layer(weights, place))
         embedding = None if network.embedding is None else network.embedding.weight.detach()
         self._table = self._layers[0].table(embedding)
         self._biases = [layer.bias.expand(lanes, -1).squeeze(0).contiguous() for layer in self._layers[1:]]
         self._readout, self._bias = step_product(weight, lanes), bias.expand(lanes, -1).squeeze(0).contiguous()
-        self._top, self._one = rows_BLH[:, -1], lanes == 1
+        self._top, self._id_is_here = rows_BLH[:, -1], lanes == 1 and weight.device.type == "cpu"
 
     def step(self, ids_B: Tensor) -> Tensor:
         """Read one id in each lane; the (B, V) logits of what follows."""
-        rows = self._table[int(ids_B)] if self._one else self._table[ids_B]
+        rows = self._table[int(ids_B)] if self._id_is_here else self._table[ids_B].squeeze(0)
         for layer, added in zip(self._layers, [rows, *self._biases], strict=True):
             layer.step(added)
         return self.logits()
@@ -64,20 +64,30 @@ class Stepper:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a layer writes, and what its products read: the layer below, if there is one, and itself."""
+    """Where a layer writes, what its products read, and how they are made."""
 
     hidden_BH: Tensor
+    own: list[Tensor]
+    """The rest of its state: the LSTM's C_BH."""
     read_BPH: Tensor
-    """The same memory, or its 8-bit codes."""
+    """The hidden states of the layer below, if there is one, and its own: the same memory, or 8-bit codes of it."""
     is_first: bool
+    make_product: Callable[[Tensor, int], Product]
+    phi: Callable[..., Tensor]
 
     def both(self) -> Tensor:
         """(B, H) or (B, 2 H): all that the layer reads, in one piece."""
         return self.read_BPH.flatten(1)
 
-    def joined(self, weights: Weights) -> Tensor:
-        """Weights for `both`: [W_xh W_hh], in layer 1 W_hh alone."""
-        return weights.weight_hh if self.is_first else torch.cat([weights.weight_ih, weights.weight_hh], dim=1)
+    def product(self, weight: Tensor) -> Product:
+        """The product with a weight for as many rows as there are lanes."""
+        return self.make_product(weight, len(self.hidden_BH))
+
+    def joined(self, weights: Weights) -> Product:
+        """The product of `both` with [W_xh W_hh], in layer 1 with W_hh alone."""
+        if self.is_first:
+            return self.product(weights.weight_hh)
+        return self.product(torch.cat([weights.weight_ih, weights.weight_hh], dim=1))
 
     def written(self) -> None:
         """Make what has been written readable."""
@@ -95,14 +105,7 @@ class _Layer:
     weight_ih: Tensor
     bias: Tensor
 
-    def __init__(
-        self,
-        weights: Weights,
-        place: _Place,
-        own: list[Tensor],
-        phi: Callable[..., Tensor],
-        make_product: Callable[[Tensor], Product],
-    ) -> None:
+    def __init__(self, weights: Weights, place: _Place) -> None:
         raise NotImplementedError
 
     def step(self, added: Tensor) -> None:
@@ -116,37 +119,22 @@ class _Layer:
 
 
 class _RNN(_Layer):
-    def __init__(
-        self,
-        weights: Weights,
-        place: _Place,
-        own: list[Tensor],
-        phi: Callable[..., Tensor],
-        make_product: Callable[[Tensor], Product],
-    ) -> None:
+    def __init__(self, weights: Weights, place: _Place) -> None:
         self.weight_ih, self.bias = weights.weight_ih, weights.bias_ih + weights.bias_hh
-        self._product, self._inputs, self._place = make_product(place.joined(weights)), place.both(), place
-        self._phi = phi
+        self._product, self._inputs, self._place = place.joined(weights), place.both(), place
 
     def step(self, added: Tensor) -> None:
-        self._place.hidden_BH.copy_(self._phi(self._product(self._inputs, added)))
+        self._place.hidden_BH.copy_(self._place.phi(self._product(self._inputs, added)))
         self._place.written()
 
 
 class _LSTM(_Layer):
-    def __init__(
-        self,
-        weights: Weights,
-        place: _Place,
-        own: list[Tensor],
-        phi: Callable[..., Tensor],
-        make_product: Callable[[Tensor], Product],
-    ) -> None:
+    def __init__(self, weights: Weights, place: _Place) -> None:
         # tanh(g) = 2 sigmoid(2 g) - 1: with g's rows doubled one sigmoid serves all gates.
         weights = Weights(*(_third_gate_doubled(tensor) for tensor in weights))
         self.weight_ih, self.bias = weights.weight_ih, weights.bias_ih + weights.bias_hh
-        self._product, self._inputs, self._place = make_product(place.joined(weights)), place.both(), place
-        self._cell_state = own[0]
+        self._product, self._inputs, self._place = place.joined(weights), place.both(), place
+        (self._cell_state,) = place.own
 
     def step(self, added: Tensor) -> None:
         i, f, g, o = self._product(self._inputs, added).sigmoid_().chunk(4, dim=1)
@@ -158,17 +146,10 @@ class _LSTM(_Layer):
 class _GRU(_Layer):
     """Two products a step, since the reset gate stands between them: W_xh x and W_hh h."""
 
-    def __init__(
-        self,
-        weights: Weights,
-        place: _Place,
-        own: list[Tensor],
-        phi: Callable[..., Tensor],
-        make_product: Callable[[Tensor], Product],
-    ) -> None:
+    def __init__(self, weights: Weights, place: _Place) -> None:
         self.weight_ih, self.bias = weights.weight_ih, weights.bias_ih
-        self._from_x = None if place.is_first else make_product(weights.weight_ih)
-        self._from_h = make_product(weights.weight_hh)
+        self._from_x = None if place.is_first else place.product(weights.weight_ih)
+        self._from_h = place.product(weights.weight_hh)
         lanes, H = place.hidden_BH.shape
         self._bias_hh = weights.bias_hh.expand(lanes, -1).squeeze(0).contiguous()
         self._x, self._h, self._place, self._gates = place.read_BPH[:, 0], place.read_BPH[:, -1], place, 2 * H
