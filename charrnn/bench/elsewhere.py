@@ -1,15 +1,18 @@
 """Steps that run in a process of their own, so that what charrnn does to its process speeds up nobody else.
 
-`charrnn train` tells the C library to keep freed memory (training/memory.py), which no plain PyTorch program does, and
-which would make plain PyTorch quicker in the same process too.
+`charrnn train` tells the C library to keep freed memory (training/memory.py) and PyTorch to use large pages (cli.py),
+which no plain PyTorch program does, and which would change its speed in the same process too.
 """
 
 import multiprocessing
+import os
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
+
+LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 
 class Elsewhere:
@@ -38,7 +41,12 @@ class Elsewhere:
         context = multiprocessing.get_context("spawn")
         own, other = context.Pipe()
         arguments = (other, torch.get_num_threads(), *self._made_by)
-        context.Process(target=_serve, args=arguments, daemon=True).start()
+        ours = os.environ.pop(LARGE_PAGES, None)  # what the command line asks of PyTorch is not a plain program's
+        try:
+            context.Process(target=_serve, args=arguments, daemon=True).start()
+        finally:
+            if ours is not None:
+                os.environ[LARGE_PAGES] = ours
         other.close()
         return own
 
