@@ -196,6 +196,15 @@ def sample(trained: Run, *arguments: str, input: bytes | None = None) -> Result:
     return run("sample", str(trained.folder), *arguments, input=input)
 
 
+def test_what_quantize_auto_came_to_is_said_beside_the_text_not_in_it(trained):
+    options = ["sample", str(trained.folder), "--prefix", "Un", "--length", "30", "--seed", "1"]
+    plain, found = run(*options), run(*options, "--quantize", "auto")
+    assert found.exit_code == 0
+    assert found.stdout == plain.stdout
+    assert "float32 weights: 676 of W_hh are too few" in found.stderr
+    assert run("evaluate", str(trained.folder), "--quantize", "auto").exit_code == 0
+
+
 def test_sample_prints_the_prefix_and_exactly_the_asked_characters_and_nothing_else(trained):
     done = process("sample", str(trained.folder), "--prefix", "Un café", "--length", "50", "--seed", "1")
     assert done.returncode == 0

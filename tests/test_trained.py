@@ -1,9 +1,13 @@
 """The Python API."""
 
+import re
+
 import pytest
 
 import charrnn
+from charrnn import trained
 from charrnn.errors import CheckpointError, ConfigError, TextError
+from charrnn.model.products import can_quantize
 from charrnn.sampling.choosing import Choosing
 from charrnn.training import loop
 
@@ -61,3 +65,41 @@ def test_a_byte_model_reads_and_writes_any_text(small_config, view, folder):
     assert len(list(model.stream_bytes("Ω", 30, None, 1))) == 30
     assert "".join(model.stream("Ω unseen €", 30, seed=1)) == text.removeprefix("Ω unseen €")
     assert model.evaluate("Ω€").characters == 4
+
+
+needs_int8 = pytest.mark.skipif(not can_quantize(), reason="no fast products of int8 here")
+
+
+@needs_int8
+def test_an_int8_model_samples_and_is_evaluated_with_int8_weights(model):
+    quantized = charrnn.load(model.path, quantize="int8")
+    text = "3 times 4 makes 12, as everybody knows.\n"
+    before, after = model.evaluate(text).nats_per_char, quantized.evaluate(text).nats_per_char
+    assert before != after
+    assert after == pytest.approx(before, abs=0.05)
+    drawn = quantized.sample("3", 40, seed=2)
+    assert quantized.samples(3, "3", 40, seed=2)[0] == drawn
+    assert charrnn.load(model.path, quantize="int8").sample("3", 40, seed=2) == drawn
+
+
+@needs_int8
+@pytest.mark.parametrize(("tolerance", "taken"), [(10.0, True), (-10.0, False)])
+def test_auto_takes_int8_where_the_validation_loss_hardly_moves(tolerance, taken, model, monkeypatch):
+    monkeypatch.setattr(trained, "_WORTH_QUANTIZING", 0)
+    monkeypatch.setattr(trained, "QUANTIZATION_TOLERANCE", tolerance)
+    found = charrnn.load(model.path, quantize="auto")
+    assert found.quantized == taken
+    assert re.match(
+        rf"{'int8' if taken else 'float32'} weights: int8 moves the loss of 270 .* nats", found.quantization
+    )
+
+
+def test_auto_leaves_small_models_and_those_without_their_text_as_they_are(model, text_file, monkeypatch):
+    found = charrnn.load(model.path, quantize="auto")
+    assert not found.quantized
+    assert "too few for int8 to be faster" in found.quantization
+    monkeypatch.setattr(trained, "_WORTH_QUANTIZING", 0)
+    text_file.write_text("another text altogether, by now", encoding="utf-8")
+    found = charrnn.load(model.path, quantize="auto")
+    assert not found.quantized
+    assert "is not the text that" in found.quantization
