@@ -29,7 +29,8 @@ __all__ = ["__version__", "load"]
 def load(path: "str | Path | None" = None, device: str = "cpu") -> "TrainedModel":
     """A trained model from a run's folder or a checkpoint file; from the newest run under runs/ if none is named.
 
-    Of a run the best checkpoint is taken. Raises charrnn.errors.CheckpointError if there is none that can be read.
+    Of a run the best checkpoint is taken. device: cpu, cuda, cuda:1, mps, or auto. Raises
+    charrnn.errors.CheckpointError if there is none that can be read, ConfigError for a device that is not to be had.
     """
     from charrnn.trained import TrainedModel
 
