@@ -23,7 +23,7 @@ LARGEST_FILE = 1_000_000
 """Bytes of a YAML file above which it is taken for something else."""
 
 _MOST_KEYS = 200
-"""Keys of a stored configuration above which it is no configuration: each unknown one costs a search for its like."""
+"""Keys above which it is no configuration: each unknown one costs a search for its like."""
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?\s*[smhd]\s*)+")
@@ -375,8 +375,10 @@ def _construct(
         line = key_node.start_mark.line + 1
         key = str(loader.construct_object(key_node, deep=True))
         if key in values:
-            raise ConfigError(f"{name}:{line}: {'.'.join((*above, key))} is said twice")
+            raise ConfigError(f"{name}:{line}: {_plain('.'.join((*above, key)))} is said twice")
         here = (*above, key)
+        if len(places) == _MOST_KEYS:
+            raise ConfigError(f"{name}:{line}: over {_MOST_KEYS} keys, which is no configuration; is it your text?")
         places[here] = f"{name}:{line}"
         if isinstance(value_node, yaml.MappingNode):
             values[key] = _construct(loader, value_node, here, name, places)
@@ -419,8 +421,8 @@ def _full_key(text: str) -> Key:
 def _parse_setting(setting: str) -> _Settings:
     key_text, equals, value_text = setting.partition("=")
     if not equals or not key_text.strip():
-        raise ConfigError(f"--set {setting}: expected key=value, such as model.hidden_size=512")
-    key, place = _full_key(key_text.strip()), f"--set {key_text.strip()}"
+        raise ConfigError(f"--set {_plain(setting)}: expected key=value, such as model.hidden_size=512")
+    key, place = _full_key(key_text.strip()), f"--set {_plain(key_text.strip())}"
     value = _parse_value(value_text)
     if key in _KEYS and isinstance(value, dict) and not value_text.lstrip().startswith("{"):
         value = value_text  # no option is a mapping: a text with a colon in it
@@ -501,7 +503,7 @@ def _explain(problem: Any, places: Mapping[Key, str]) -> str:
     beneath = (place for said, place in places.items() if said[: len(key)] == key)
     place = places.get(key) or next(beneath, None)
     prefix = f"{place}: " if place else ""
-    dotted = ".".join(key)
+    dotted = _plain(".".join(key))
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         return f"{prefix}unknown key {dotted}{_nearest(key[-1], key[:-1])}"
     if problem["type"] == "value_error" and len(key) == 1:  # of a whole section; the message holds the values
@@ -553,6 +555,11 @@ def _nearest_choice(problem: Any) -> str:
 def _quotes(problem: Any, key: Key) -> str:
     is_mapping = len(key) == 2 and isinstance(problem["input"], dict)
     return " (a text with a colon in it needs quotes)" if is_mapping else ""
+
+
+def _plain(key: str) -> str:
+    """A key as it is, unless it is long or would disturb a terminal."""
+    return key if key.isprintable() and len(key) <= 60 else _short(key)
 
 
 def _short(value: object) -> str:
