@@ -56,11 +56,12 @@ names = st.sampled_from([*(key for _, key in KEYS), "corpus", "model", "training
 def documents(draw: st.DrawFn) -> str:
     """Sections, most of them ours, with keys, most of them ours, and values of every kind; some of it twice."""
     lines = []
-    for section in draw(st.lists(st.sampled_from(["corpus", "model", "training"]) | names, max_size=4)):
-        lines.append(f"{section}:{draw(st.sampled_from(['', '', '', ' &a', ' !!map', ' 3', ' {a: 1}', ' *a']))}")
+    ours = st.sampled_from(["corpus", "model", "training"])
+    for section in draw(st.lists(ours, max_size=2, unique=True) | st.lists(ours | names, max_size=3)):
+        lines.append(f"{section}:{draw(st.sampled_from([*[''] * 20, ' &a', ' !!map', ' 3', ' {a: 1}', ' *a']))}")
         of_section = [key for owner, key in KEYS if owner == section]
-        keys = st.sampled_from(of_section) | names if of_section else names
-        lines += [f"  {key}: {value}" for key, value in draw(st.lists(st.tuples(keys, scalars), max_size=4))]
+        keys = st.sampled_from(of_section * 5 + ["1", "<<", "é"]) if of_section else names
+        lines += [f"  {key}: {value}" for key, value in draw(st.lists(st.tuples(keys, scalars), max_size=2))]
     return "\n".join(lines)
 
 

@@ -660,18 +660,23 @@ def test_half_of_the_machines_memory_is_the_limit() -> None:
 class Endless(io.RawIOBase):
     """What never ends."""
 
+    given = 0
+
     def readable(self) -> bool:
         return True
 
     def read(self, size: int = -1) -> bytes:
         assert size > 0, "all of it was asked for"
+        self.given += size
         return b"y\n" * (size // 2)
 
 
 def test_a_stream_without_end_is_refused_when_it_has_filled_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = Endless()
     monkeypatch.setattr(reading, "longest_text", lambda: 5_000_000)
     with pytest.raises(TextError, match=r"standard input is too long: over 5,000,000 bytes, .* as with head -c"):
-        read_paths(["-"], stdin=Endless())  # type: ignore[arg-type]
+        read_paths(["-"], stdin=endless)  # type: ignore[arg-type]
+    assert endless.given < 5_000_000 + 2 * reading._PIECE
 
 
 @not_on_windows
