@@ -76,8 +76,10 @@ def damaged(draw: st.DrawFn) -> bytes:
     return raw
 
 
-said = st.tuples(names | st.sampled_from([".".join(pair) for pair in KEYS]) | st.text(max_size=5), scalars)
-set_texts = st.lists(said.map("=".join) | st.text(max_size=8), min_size=1, max_size=4)
+known = st.sampled_from([key for _, key in KEYS] + [".".join(pair) for pair in KEYS])
+set_texts = st.lists(st.tuples(known, scalars).map("=".join), min_size=1, max_size=2) | st.lists(
+    st.tuples(known | names | st.text(max_size=5), scalars).map("=".join) | st.text(max_size=8), min_size=1, max_size=4
+)
 
 
 def outcome(read: Callable[[], Config]) -> Config | str:
