@@ -123,7 +123,13 @@ def fuzzed(examples: int, strategy: Any) -> Callable[[Any], Any]:
         @functools.wraps(test, assigned=("__name__", "__doc__"))
         def run(count: int) -> None:
             suppressed = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-            given(strategy)(settings(deadline=None, max_examples=count, suppress_health_check=suppressed)(test))()
+
+            @settings(deadline=None, max_examples=count, suppress_health_check=suppressed)
+            @given(strategy)
+            def one(content: Any) -> None:
+                test(content)
+
+            one()
 
         del run.__wrapped__  # type: ignore[attr-defined]  # pytest would look for its arguments
         return run
