@@ -29,8 +29,9 @@ __all__ = ["__version__", "load"]
 def load(path: "str | Path | None" = None, device: str = "cpu", quantize: "Quantize" = "none") -> "TrainedModel":
     """A trained model from a run's folder or a checkpoint file; from the newest run under runs/ if none is named.
 
-    Of a run the best checkpoint is taken. quantize: "none", "int8" or "auto", see TrainedModel.load. Raises
-    charrnn.errors.CheckpointError if there is none that can be read.
+    Of a run the best checkpoint is taken. device: cpu, cuda, cuda:1, mps, or auto. quantize: "none", "int8" or "auto",
+    see TrainedModel.load. Raises charrnn.errors.CheckpointError if there is none that can be read, ConfigError for a
+    device that is not to be had.
     """
     from charrnn.trained import TrainedModel
 

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from enum import Enum
 from functools import wraps
 from pathlib import Path
@@ -73,18 +73,30 @@ class Level(Enum):
     byte = "byte"
 
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", metavar="FILE", help="A YAML configuration.")]
+def _path(said: str | Path) -> Path:
+    """A path that was said: an empty one, as of a shell's variable that is not set, would mean the working folder."""
+    text = os.fspath(said)  # Typer parses the members of a list twice
+    if not text or "\0" in text:
+        raise typer.BadParameter(f"{text!r} is no path; name a file or a folder, or leave the option out")
+    return Path(text)
+
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", parser=_path, metavar="FILE", help="A YAML configuration.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="KEY=VALUE", help="One option of the configuration; may be repeated."),
 ]
 Texts = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[TEXT]...", help="Files, folders, globs, named corpora, or - for standard input."),
+    typer.Argument(metavar="TEXT", help="Files, folders, globs, named corpora, or - for standard input."),
 ]
 Model = Annotated[
     Path | None,
-    typer.Argument(metavar="[RUN|CHECKPOINT]", help="A run's folder or a .safetensors file; else the newest run."),
+    typer.Argument(
+        metavar="RUN|CHECKPOINT", parser=_path, help="A run's folder or a .safetensors file; else the newest run."
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
 Quantized = Annotated[
@@ -120,14 +132,24 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
         except (OSError, MemoryError, RecursionError, RuntimeError) as error:
             if _debug or (isinstance(error, RuntimeError) and "memory" not in str(error)):
                 raise
-            _die(f"{type(error).__name__}: {str(error).splitlines()[0]} (charrnn --debug ... shows where)", 1)
+            _die(f"{type(error).__name__}: {_first_line(error)} (charrnn --debug ... shows where)", 1)
 
     return run
 
 
+def _first_line(error: Exception) -> str:
+    line = str(error).partition("\n")[0]
+    if isinstance(error, MemoryError) or "memory" in line:
+        return f"{line or 'out of memory'}; a smaller model, batch, window or text, or fewer samples, take less"
+    return line
+
+
 def _die(message: str, code: int) -> NoReturn:
+    from charrnn.text.reading import shown
+
     for line in message.splitlines():
-        typer.echo(f"charrnn: {line}", err=True)
+        # A name in it may hold what would take over a terminal.
+        typer.echo(f"charrnn: {shown(line)}", err=True)
     sys.exit(code)
 
 
@@ -158,10 +180,13 @@ def train(
     budget: Annotated[
         str | None, typer.Option("--budget", "-b", metavar="BUDGET", help="90s, 5m, 2h, '30 epochs' or '20000 steps'.")
     ] = None,
-    run: Annotated[Path | None, typer.Option(metavar="DIR", help="The run's folder; else a new one in runs/.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(metavar="DIR", parser=_path, help="The run's folder; else a new one in runs/.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run DIR, or the newest.")] = False,
     init_from: Annotated[
-        Path | None, typer.Option(metavar="CHECKPOINT", help="Start from another model's weights and vocabulary.")
+        Path | None,
+        typer.Option(metavar="CHECKPOINT", parser=_path, help="Start from another model's weights and vocabulary."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, measure, and stop.")] = False,
 ) -> None:
@@ -239,6 +264,7 @@ def sample(
     beginning = _read_prefix(prefix_file) if prefix_file is not None else prefix or ""
     trained = _load(model, device, quantize)
     from charrnn.sampling.choosing import Choosing
+    from charrnn.text.vocabulary import utf8_of
 
     how = Choosing(temperature, top_k, top_p, min_p)
     seed = int.from_bytes(os.urandom(4), "little") if seed is None else seed
@@ -250,25 +276,36 @@ def sample(
                 write((separator.encode() if number else b"") + text)
         else:
             drawn = trained.stream_bytes(beginning, length, how, seed, on_unknown=on_unknown.value)
-            write(beginning.encode("utf-8", "surrogateescape"))
+            write(utf8_of(beginning, "prefix"))
             for piece in drawn:
                 write(piece)
 
 
 def _read_prefix(name: str) -> str:
     """A prefix exactly as it stands in a UTF-8 file or on stdin: no newline is added or taken away."""
+    if name == "-" and sys.stdin is None:
+        raise ConfigError("--prefix-file -: standard input is closed; pipe a text into it, or name a file")
     try:
-        raw = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        with nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file:
+            raw = file.read(_LONGEST_PREFIX + 1)
+        if len(raw) > _LONGEST_PREFIX:
+            raise ConfigError(f"--prefix-file {name}: over {_LONGEST_PREFIX:,} bytes; its end, as of tail -c, will do")
         return raw.decode("utf-8")
-    except OSError as error:
-        raise ConfigError(f"--prefix-file {name}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"--prefix-file {name}: not UTF-8 at byte {error.start}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise ConfigError(f"--prefix-file {name}: {getattr(error, 'strerror', None) or error}") from None
+
+
+_LONGEST_PREFIX = 1 << 24
+"""Bytes of a prefix: several books. Reading it takes time and memory in proportion."""
 
 
 @contextmanager
 def _stdout() -> Iterator[Callable[[bytes], None]]:
     """A writer of UTF-8 to stdout: harmless and at once on a terminal, raw and buffered into a pipe or file."""
+    if sys.stdout is None:
+        raise ConfigError("standard output is closed, so nothing can be printed")
     if not sys.stdout.isatty():
 
         def write_raw(piece: bytes) -> None:
@@ -295,9 +332,12 @@ def _stdout() -> Iterator[Callable[[bytes], None]]:
 @_command
 def evaluate(
     model: Model = None,
-    split: Annotated[Split, typer.Option(help="Which part of the text the model was trained on.")] = Split.validation,
+    split: Annotated[
+        Split | None,
+        typer.Option(help="Which part of the text the model was trained on.", show_default="validation"),
+    ] = None,
     text: Annotated[str | None, typer.Option(metavar="FILE", help="Another text, whole; - for standard input.")] = None,
-    encoding: Annotated[str, typer.Option(help="Of --text.")] = "utf-8",
+    encoding: Annotated[str | None, typer.Option(help="Of --text.", show_default="utf-8")] = None,
     lanes: Annotated[
         int, typer.Option(help="1 reads the text as one stream; up to 64 are faster and differ in the fifth digit.")
     ] = 1,
@@ -306,20 +346,31 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """How well a model predicts a text: every character predicted once, in order, with the state carried."""
+    if text is None and encoding is not None:
+        raise ConfigError("--encoding is of --text, which was not given; the run knows its own text's")
+    if text is not None and split is not None:
+        raise ConfigError("--split and --text: only one of them; another text is evaluated whole")
     trained = _load(model, device, quantize)
     if text is None:
-        found, what = trained.evaluate_split(split.value, lanes), split.value
+        wanted = split or Split.validation
+        found, what = trained.evaluate_split(wanted.value, lanes), wanted.value
     else:
         from charrnn.text import corpora
 
         corpus = trained.config.corpus
-        other = corpora.load([text], level=corpus.level, encoding=encoding, newlines=corpus.newlines)
+        _refuse_encoding_of_bytes(encoding, corpus.level)
+        other = corpora.load([text], level=corpus.level, encoding=encoding or "utf-8", newlines=corpus.newlines)
         found, what = trained.evaluate(other.content, lanes), other.name
     if as_json:
         record = {**found.to_json(), "split" if text is None else "text": what, "checkpoint": str(trained.path)}
         typer.echo(json.dumps(record))
     else:
         _print_evaluation(trained, found, what)
+
+
+def _refuse_encoding_of_bytes(encoding: str | None, level: str) -> None:
+    if encoding is not None and level == "byte":
+        raise ConfigError(f"--encoding {encoding}: at level byte a text is taken as it is; leave the option out")
 
 
 def _print_evaluation(trained: "TrainedModel", found: "Evaluation", what: str) -> None:
@@ -342,11 +393,11 @@ def _print_evaluation(trained: "TrainedModel", found: "Evaluation", what: str) -
 @_command
 def plot(
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="[RUN]...", help="Runs' folders; else the newest.")
+        list[Path] | None, typer.Argument(metavar="RUN", parser=_path, help="Runs' folders; else the newest.")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="A .png, .svg or .pdf.")] = Path(
-        "curves.png"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", parser=_path, help="A .png, .svg or .pdf.")
+    ] = Path("curves.png"),
     axis: Annotated[Axis, typer.Option(help="Along which the curves run.")] = Axis.seconds,
 ) -> None:
     """Draw the learning curves of runs into a file (needs matplotlib)."""
@@ -429,6 +480,8 @@ def show_config(
     """Print the resolved configuration as YAML, or what can be configured as a JSON Schema."""
     from charrnn.config import Config, load_config
 
+    if schema and (config or settings):
+        raise ConfigError("--schema is the same for every configuration; it goes without --config and --set")
     if schema:
         typer.echo(json.dumps(Config.model_json_schema(), indent=2))
     else:
@@ -463,15 +516,16 @@ def fetch(name: Annotated[str, typer.Argument(help="A named corpus; see `charrnn
 @corpora_app.command()
 @_command
 def describe(
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="As for `charrnn train`.")],
-    encoding: Annotated[str, typer.Option(help="Of the files.")] = "utf-8",
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="As for `charrnn train`.")],
+    encoding: Annotated[str | None, typer.Option(help="Of the files.", show_default="utf-8")] = None,
     level: Annotated[Level, typer.Option(help="Characters or bytes.")] = Level.character,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Count what is in a text: characters, lines, the rarest and the most common, the entropy."""
     from charrnn.text import corpora
 
-    text = corpora.load(texts, level=level.value, encoding=encoding, newlines="normalise")
+    _refuse_encoding_of_bytes(encoding, level.value)
+    text = corpora.load(texts, level=level.value, encoding=encoding or "utf-8", newlines="normalise")
     found = corpora.describe(text)
     if as_json:
         typer.echo(json.dumps(found))
@@ -484,9 +538,8 @@ def describe(
 
 def _load(model: Path | None, device: str, quantize: Quantize) -> "TrainedModel":
     from charrnn.trained import TrainedModel
-    from charrnn.training.placement import choose_device
 
-    trained = TrainedModel.load(model, str(choose_device(device)), quantize.value)
+    trained = TrainedModel.load(model, device, quantize.value)
     if trained.quantization:
         typer.echo(trained.quantization, err=True)
     return trained

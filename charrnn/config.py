@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from charrnn.errors import ConfigError
 
@@ -23,7 +23,7 @@ LARGEST_FILE = 1_000_000
 """Bytes of a YAML file above which it is taken for something else."""
 
 _MOST_KEYS = 200
-"""Keys of a stored configuration above which it is no configuration: each unknown one costs a search for its like."""
+"""Keys above which it is no configuration: each unknown one costs a search for its like."""
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?\s*[smhd]\s*)+")
@@ -84,14 +84,25 @@ def _one_or_more_texts(value: object) -> object:
     return value
 
 
-Integer = Annotated[int, BeforeValidator(_not_bool)]
-Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
+# Behind the bounds: before them it would hide the type from pydantic, whose JSON Schema then names no bound.
+_NotBool = BeforeValidator(_not_bool)
 BudgetText = Annotated[str, _checked_by(Budget.parse)]
 DurationText = Annotated[str, _checked_by(parse_duration)]
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _refuse_idle(section: _Section, key: str, why: str) -> None:
+    """Raise ValueError for an option that others leave without effect, if it is not its default."""
+    value, default = getattr(section, key), type(section).model_fields[key].default
+    if value != default:
+        raise ValueError(f"{key} left at {_yaml_of(default)} {why}, not {_yaml_of(value)}")
+
+
+def _yaml_of(value: object) -> str:
+    return str(list(value) if isinstance(value, tuple) else value)
 
 
 class CorpusConfig(_Section):
@@ -105,13 +116,13 @@ class CorpusConfig(_Section):
     """normalise turns CRLF and CR into LF; keep leaves them."""
     level: Literal["character", "byte"] = "character"
     """What one step predicts: a code point, or a byte of the files as they are."""
-    max_characters: Annotated[Integer, Field(ge=1)] | None = None
+    max_characters: Annotated[int, Field(ge=1), _NotBool] | None = None
     """Only the first so many characters (bytes, at level byte) of the text; null for all of it."""
-    min_count: Annotated[Integer, Field(ge=1)] = 1
+    min_count: Annotated[int, Field(ge=1), _NotBool] = 1
     """Characters rarer than this in the training text become the unknown character."""
-    validation: Annotated[Number, Field(ge=0, lt=1)] = 0.1
+    validation: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.1
     """The share of the text, after the training text, that is held out to choose the best checkpoint."""
-    test: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    test: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.0
     """The share of the text, at its end, that no training run looks at."""
 
     @model_validator(mode="after")
@@ -120,6 +131,9 @@ class CorpusConfig(_Section):
             raise ValueError(
                 f"validation + test below 1, so that some text is left to train on, not {self.validation} + {self.test}"
             )
+        if self.level == "byte":
+            for key in ("encoding", "newlines", "min_count"):
+                _refuse_idle(self, key, "at level byte, which takes every byte as it is")
         return self
 
     @property
@@ -133,17 +147,17 @@ class ModelConfig(_Section):
 
     cell: Literal["rnn", "gru", "lstm"] = "lstm"
     """The hidden layers' kind."""
-    num_layers: Annotated[Integer, Field(ge=1, le=64)] = 1
+    num_layers: Annotated[int, Field(ge=1, le=64), _NotBool] = 1
     """L, the number of hidden layers."""
-    hidden_size: Annotated[Integer, Field(ge=1, le=65536)] = 256
+    hidden_size: Annotated[int, Field(ge=1, le=65536), _NotBool] = 256
     """H, the units of each hidden layer."""
     activation: Literal["tanh", "relu"] = "tanh"
     """phi of the book; cell rnn only."""
     input: Literal["one-hot", "embedding"] = "one-hot"
     """What layer 1 reads: one-hot rows, as in the book, or learned vectors of embedding_size."""
-    embedding_size: Annotated[Integer, Field(ge=1, le=65536)] | None = None
+    embedding_size: Annotated[int, Field(ge=1, le=65536), _NotBool] | None = None
     """Size of the learned vectors; with input embedding only."""
-    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.0
     """Share of units dropped between layers and before the readout (Zaremba et al. 2014), never across time."""
 
     @model_validator(mode="after")
@@ -165,27 +179,29 @@ class TrainingConfig(_Section):
 
     budget: BudgetText = "2m"
     """How long: a time (90s, 5m, 2h), or `30 epochs`, or `20000 steps`."""
-    batch_size: Annotated[Integer, Field(ge=1, le=1_000_000)] = 32
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000), _NotBool] = 32
     """B, the lanes of a minibatch."""
-    seq_length: Annotated[Integer, Field(ge=1, le=1_000_000)] = 32
+    seq_length: Annotated[int, Field(ge=1, le=1_000_000), _NotBool] = 32
     """T, the steps of a window, through which the gradient flows back."""
     partitioning: Literal["sequential", "random"] = "sequential"
     """sequential carries the state from window to window; random shuffles windows and starts each from zero."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
     """adamw (Loshchilov and Hutter 2019), or sgd, plain stochastic gradient descent as in the book."""
-    learning_rate: Annotated[Number, Field(gt=0)] = 8e-3
+    learning_rate: Annotated[FiniteFloat, Field(gt=0), _NotBool] = 8e-3
     """The highest learning rate."""
-    betas: tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]] = (0.9, 0.99)
+    betas: tuple[
+        Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool], Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool]
+    ] = (0.9, 0.99)
     """adamw's decay of the mean and of the mean square of gradients."""
-    weight_decay: Annotated[Number, Field(ge=0)] = 0.01
+    weight_decay: Annotated[FiniteFloat, Field(ge=0), _NotBool] = 0.01
     """Decoupled decay of the matrices, per step and times the learning rate; biases are left alone."""
-    warmup: Annotated[Number, Field(ge=0, lt=1)] = 0.02
+    warmup: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.02
     """Share of the budget in which the learning rate rises from zero."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls to final_learning_rate over the rest of the budget."""
-    final_learning_rate: Annotated[Number, Field(ge=0)] = 0.0
+    final_learning_rate: Annotated[FiniteFloat, Field(ge=0), _NotBool] = 0.0
     """Where the schedule ends."""
-    clip_norm: Annotated[Number, Field(gt=0)] | None = 1.0
+    clip_norm: Annotated[FiniteFloat, Field(gt=0), _NotBool] | None = 1.0
     """theta of the book: the gradient's largest global norm; null for no clipping."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Of the products; auto takes bfloat16 where the hardware has it and a trial shows it faster, else float32."""
@@ -195,19 +211,19 @@ class TrainingConfig(_Section):
     """On a GPU, capture forward and backward once and replay them; nothing elsewhere. Not measured yet, hence off."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes cuda where there is one."""
-    seed: Annotated[Integer, Field(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63), _NotBool] = 0
     """Of the initial weights, the order of the windows, dropout and the samples on the way."""
-    evaluations: Annotated[Integer, Field(ge=1)] = 20
+    evaluations: Annotated[int, Field(ge=1), _NotBool] = 20
     """How often to evaluate on the validation text, evenly spread; a time budget skips some that would be costly."""
-    samples: Annotated[Integer, Field(ge=0)] = 4
+    samples: Annotated[int, Field(ge=0), _NotBool] = 4
     """How often to print a sample, evenly spread."""
     sample_prefix: str = ""
     """What the samples continue."""
-    sample_length: Annotated[Integer, Field(ge=1)] = 300
+    sample_length: Annotated[int, Field(ge=1), _NotBool] = 300
     """Characters of a sample."""
     checkpoint_every: DurationText = "60s"
     """The longest time between two writings of last.safetensors; every evaluation writes it too."""
-    keep: Annotated[Integer, Field(ge=0)] = 0
+    keep: Annotated[int, Field(ge=0), _NotBool] = 0
     """How many evaluated models to keep as step-<number>.safetensors beside best and last; to sample, not to resume."""
     keep_by: Literal["best", "newest"] = "best"
     """Which of them: those with the lowest validation loss, or the latest; the others are deleted."""
@@ -220,6 +236,10 @@ class TrainingConfig(_Section):
             raise ValueError(
                 f"final_learning_rate at most learning_rate, not {self.final_learning_rate} and {self.learning_rate}"
             )
+        if self.optimizer == "sgd":
+            _refuse_idle(self, "betas", "with optimizer sgd, which has no moments")
+        if self.schedule == "constant":
+            _refuse_idle(self, "final_learning_rate", "with schedule constant, which ends at learning_rate")
         return self
 
     @property
@@ -335,7 +355,9 @@ def _parse_yaml(text: str, name: str) -> _Settings:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}" if mark else name
-        raise ConfigError(f"{place}: not valid YAML: {error.problem or error.context}") from None
+        said = error.problem or error.context
+        advice = "; a text with a colon in it needs quotes" if "mapping values" in str(said) else ""
+        raise ConfigError(f"{place}: not valid YAML: {said}{advice}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise ConfigError(f"{name}:{line}: not valid YAML: U+{error.character:04X} is not allowed") from None
@@ -355,8 +377,10 @@ def _construct(
         line = key_node.start_mark.line + 1
         key = str(loader.construct_object(key_node, deep=True))
         if key in values:
-            raise ConfigError(f"{name}:{line}: {'.'.join((*above, key))} is said twice")
+            raise ConfigError(f"{name}:{line}: {_plain('.'.join((*above, key)))} is said twice")
         here = (*above, key)
+        if len(places) == _MOST_KEYS:
+            raise ConfigError(f"{name}:{line}: over {_MOST_KEYS} keys, which is no configuration; is it your text?")
         places[here] = f"{name}:{line}"
         if isinstance(value_node, yaml.MappingNode):
             values[key] = _construct(loader, value_node, here, name, places)
@@ -399,9 +423,11 @@ def _full_key(text: str) -> Key:
 def _parse_setting(setting: str) -> _Settings:
     key_text, equals, value_text = setting.partition("=")
     if not equals or not key_text.strip():
-        raise ConfigError(f"--set {setting}: expected key=value, such as model.hidden_size=512")
-    key, place = _full_key(key_text.strip()), f"--set {key_text.strip()}"
+        raise ConfigError(f"--set {_plain(setting)}: expected key=value, such as model.hidden_size=512")
+    key, place = _full_key(key_text.strip()), f"--set {_plain(key_text.strip())}"
     value = _parse_value(value_text)
+    if key in _KEYS and isinstance(value, dict) and not value_text.lstrip().startswith("{"):
+        value = value_text  # no option is a mapping: a text with a colon in it
     names = value if isinstance(value, dict) else ()
     return _Settings(_nested(key, value), {key: place, **{(*key, str(name)): place for name in names}})
 
@@ -479,12 +505,13 @@ def _explain(problem: Any, places: Mapping[Key, str]) -> str:
     beneath = (place for said, place in places.items() if said[: len(key)] == key)
     place = places.get(key) or next(beneath, None)
     prefix = f"{place}: " if place else ""
-    dotted = ".".join(key)
+    dotted = _plain(".".join(key))
     if problem["type"] in ("extra_forbidden", "invalid_key"):
         return f"{prefix}unknown key {dotted}{_nearest(key[-1], key[:-1])}"
     if problem["type"] == "value_error" and len(key) == 1:  # of a whole section; the message holds the values
         return f"{prefix}{dotted}: expected {_expected(problem)}"
-    return f"{prefix}{dotted} = {_short(problem['input'])}: expected {_expected(problem)}{_nearest_choice(problem)}"
+    advice = _nearest_choice(problem) or _quotes(problem, key)
+    return f"{prefix}{dotted} = {_short(problem['input'])}: expected {_expected(problem)}{advice}"
 
 
 def _expected(problem: Any) -> str:
@@ -525,6 +552,16 @@ def _nearest_choice(problem: Any) -> str:
     choices = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
     close = difflib.get_close_matches(problem["input"].lower(), choices, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _quotes(problem: Any, key: Key) -> str:
+    is_mapping = len(key) == 2 and isinstance(problem["input"], dict)
+    return " (a text with a colon in it needs quotes)" if is_mapping else ""
+
+
+def _plain(key: str) -> str:
+    """A key as it is, unless it is long or would disturb a terminal."""
+    return key if key.isprintable() and len(key) <= 60 else _short(key)
 
 
 def _short(value: object) -> str:

@@ -14,10 +14,11 @@ from charrnn.model.network import CharRNN
 from charrnn.model.stepper import Stepper
 from charrnn.sampling.choosing import Choosing
 from charrnn.sampling.generation import generate
-from charrnn.text.dataset import SplitName, load_dataset, utf8_length
-from charrnn.text.vocabulary import Ids, OnUnknown, Vocabulary
+from charrnn.text.dataset import SplitName, read_again, utf8_length, where_it_was
+from charrnn.text.vocabulary import Ids, OnUnknown, Vocabulary, utf8_of
 from charrnn.training import checkpoint
 from charrnn.training.evaluation import Evaluation, evaluate, quick_lanes
+from charrnn.training.placement import choose_device
 from charrnn.training.runs import find_checkpoint
 
 __all__ = ["QUANTIZATION_TOLERANCE", "Quantize", "TrainedModel"]
@@ -33,6 +34,12 @@ of it: 0.8 times the speed, 2 x 512: 1.2 times, 3 x 1024: 6 times)."""
 
 _QUANTIZATION_CHARACTERS = 20_000
 """Of the validation text, enough to tell such a difference: both ways of sampling read the very same characters."""
+
+_MOST_SAMPLES = 100_000
+"""Texts drawn as one batch: each takes 4 kB of random numbers, and logits and a state."""
+
+_MOST_CHARACTERS = 100_000_000
+"""Of a batch: their ids take 8 bytes each until the last is drawn."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +61,17 @@ class TrainedModel:
 
     @classmethod
     def load(cls, path: Path | None = None, device: str = "cpu", quantize: Quantize = "none") -> "TrainedModel":
-        """The model of a run's folder, a checkpoint file, or of the newest run. Raises CheckpointError.
+        """The model of a run's folder, a checkpoint file, or of the newest run, on cpu, cuda, mps, or auto.
 
+        Raises CheckpointError, or ConfigError for a device that is not to be had.
         quantize: "int8" takes int8 weights in the hidden layers, several times as fast where these are large; raises
         ConfigError where they cannot be had. "auto" takes them where that is faster and they move the loss of
         the run's own validation text by less than QUANTIZATION_TOLERANCE.
         """
+        place = choose_device(device)
         found = find_checkpoint(path)
         stored = checkpoint.load(found)
-        network = stored.network(device).eval().requires_grad_(False)
+        network = stored.network(place).eval().requires_grad_(False)
         model = cls(found, network, stored.vocabulary, stored.config, stored.metrics, stored.corpus)
         if quantize == "int8":
             Stepper(network, network.zero_state(1, network.readout.weight.dtype), quantized=True)  # or a reason why not
@@ -126,7 +135,7 @@ class TrainedModel:
     ) -> list[bytes]:
         """The same in UTF-8, or at level "byte" the very bytes drawn."""
         columns = self._columns(count, prefix, length, how, seed, on_unknown)
-        beginning = prefix.encode("utf-8", "surrogateescape")
+        beginning = utf8_of(prefix, "prefix")
         return [beginning + self.vocabulary.decode_bytes(column) for column in columns]
 
     def stream(
@@ -155,6 +164,11 @@ class TrainedModel:
     ) -> Ids:
         if count < 1:
             raise ConfigError(f"samples = {count}: expected a whole number of 1 or more")
+        if count > _MOST_SAMPLES or count * length > _MOST_CHARACTERS:
+            raise ConfigError(
+                f"samples = {count} of length = {length}: expected at most {_MOST_SAMPLES:,} texts and "
+                f"{_MOST_CHARACTERS:,} characters in all, which are held in memory; draw fewer, with several seeds"
+            )
         drawn = list(self.ids(prefix, length, how, seed, range(count), on_unknown))
         return np.stack(drawn, axis=1).astype(self.vocabulary.dtype) if drawn else np.zeros((count, 0), np.uint8)
 
@@ -192,11 +206,12 @@ class TrainedModel:
 
     def _own_split(self, split: SplitName) -> tuple[Ids, int]:
         """A split's ids, and the bytes of all but its first character."""
-        dataset = load_dataset(self.config.corpus, self.vocabulary)
+        dataset = read_again(self.config.corpus, self.vocabulary)
         if dataset.fingerprint != self.corpus.get("sha256"):
             raise TextError(
                 f"{dataset.name} is not the text that {self.path} was trained on (its SHA-256 differs), so its "
-                f"{split} split would not be held out; --text FILE evaluates any text"
+                + "; ".join([f"{split} split would not be held out", *where_it_was(self.config.corpus)])
+                + "; --text FILE evaluates any text"
             )
         return dataset.split(split), dataset.predicted_bytes[split]
 

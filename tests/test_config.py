@@ -141,6 +141,18 @@ def test_what_is_no_yaml_is_a_text_to_set():
     assert load_config(settings=["sample_prefix=a=b"]).training.sample_prefix == "a=b"
 
 
+@pytest.mark.parametrize("text", ["ROMEO:", "ROMEO: ", "a: b", "a: b\nc: d", "C:\\text", "http://x: y"])
+def test_a_text_with_a_colon_needs_no_quotes_in_set(text):
+    assert load_config(settings=[f"sample_prefix={text}"]).training.sample_prefix == text
+    assert load_config(settings=[f"source={text}"]).corpus.sources == [text]
+
+
+def test_options_that_have_an_effect_are_not_refused_beside_those_that_have_none():
+    load_config(settings=["level=byte", "encoding=utf-8", "min_count=1", "newlines=normalise"])
+    load_config(settings=["optimizer=sgd", "betas=[0.9, 0.99]", "schedule=constant", "final_learning_rate=0"])
+    load_config(settings=["betas=[0.5, 0.9]", "schedule=linear", "final_learning_rate=1e-4", "min_count=3"])
+
+
 def test_a_lone_hyphen_of_set_is_standard_input():
     assert load_config(settings=["source=-"]).corpus.sources == ["-"]
 
@@ -263,6 +275,27 @@ def test_set_knows_every_option_by_its_full_name_and_by_its_own(here):
         (
             "training: {final_learning_rate: 2, learning_rate: 1}",
             "final_learning_rate at most learning_rate, not 2.0 and 1.0",
+        ),
+        # options that others leave without effect
+        ("corpus: {level: byte, min_count: 2}", "c.yaml:1: corpus: expected min_count left at 1 at level byte, which"),
+        ("corpus: {level: byte, encoding: latin-1}", "corpus: expected encoding left at utf-8 at level byte, which"),
+        ("corpus: {level: byte, newlines: keep}", "corpus: expected newlines left at normalise at level byte, which"),
+        (
+            "training: {optimizer: sgd, betas: [0.5, 0.9]}",
+            "c.yaml:1: training: expected betas left at [0.9, 0.99] with optimizer sgd, which has no moments, ",
+        ),
+        (
+            "training: {schedule: constant, final_learning_rate: 1e-4}",
+            "training: expected final_learning_rate left at 0.0 with schedule constant, which ends at learning_rate",
+        ),
+        # a colon in a text
+        (
+            "training:\n  sample_prefix: ROMEO: speak",
+            "c.yaml:2: not valid YAML: mapping values are not allowed here; a ",
+        ),
+        (
+            "training:\n  sample_prefix:\n    ROMEO: speak",
+            "c.yaml:2: training.sample_prefix = {'ROMEO': 'speak'}: expected a text (a text with a colon in it",
         ),
         # not a mapping of mappings
         ("- model\n- corpus", "c.yaml:1: expected sections corpus:, model: and training:, got '- model"),
@@ -500,16 +533,16 @@ texts = st.text(max_size=20) | st.sampled_from(
 )
 rates = st.floats(0, allow_nan=False, allow_infinity=False, exclude_min=True)
 durations = st.sampled_from(["90s", "5m", "1.5h", "1h30m", "2d", " 1 h 30 m "])
+sources = texts.filter(bool) | st.lists(texts.filter(bool), min_size=1)
 corpora = st.builds(
     CorpusConfig,
-    source=texts.filter(bool) | st.lists(texts.filter(bool), min_size=1),
+    source=sources,
     encoding=texts,
     newlines=st.sampled_from(["normalise", "keep"]),
-    level=st.sampled_from(["character", "byte"]),
     min_count=sizes,
     validation=shares,
     test=shares,
-)
+) | st.builds(CorpusConfig, source=sources, level=st.just("byte"), validation=shares)
 networks = st.builds(
     ModelConfig,
     cell=st.sampled_from(["rnn", "gru", "lstm"]),
@@ -674,6 +707,17 @@ def test_every_option_is_documented_in_the_json_schema(section, key):
     assert definition["additionalProperties"] is False
     assert len(definition["properties"][key]["description"].split()) >= 3
     assert definition["properties"][key]["default"] == Config().model_dump(mode="json")[section][key]
+
+
+def test_the_json_schema_has_the_bounds_under_its_own_names():
+    definitions = Config.model_json_schema()["$defs"]
+    layers = definitions["ModelConfig"]["properties"]["num_layers"]
+    assert (layers["minimum"], layers["maximum"]) == (1, 64)
+    assert definitions["CorpusConfig"]["properties"]["validation"]["exclusiveMaximum"] == 1
+    assert definitions["TrainingConfig"]["properties"]["learning_rate"]["exclusiveMinimum"] == 0
+    clipping = definitions["TrainingConfig"]["properties"]["clip_norm"]["anyOf"]
+    assert clipping == [{"type": "number", "exclusiveMinimum": 0}, {"type": "null"}]
+    assert not re.search(r'"(ge|gt|le|lt)":', json.dumps(definitions))
 
 
 def test_no_two_sections_share_a_name_so_that_short_names_are_clear():

@@ -16,6 +16,7 @@ ROOT = PACKAGE.parent
 ORDER = [
     "charrnn",
     "charrnn.errors",
+    "charrnn.memory",
     "charrnn.config",
     "charrnn.text",
     "charrnn.model",

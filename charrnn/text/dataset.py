@@ -1,6 +1,8 @@
 """From the configuration's text to encoded splits: read, cut, count the vocabulary on the training part, encode."""
 
 import hashlib
+import os
+import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -8,7 +10,7 @@ from typing import Literal
 from charrnn.config import CorpusConfig
 from charrnn.errors import ConfigError, TextError
 from charrnn.text import corpora
-from charrnn.text.reading import Text
+from charrnn.text.reading import Text, shown
 from charrnn.text.vocabulary import UNKNOWN, Ids, Vocabulary
 
 SplitName = Literal["training", "validation", "test"]
@@ -53,6 +55,32 @@ def load_dataset(config: CorpusConfig, vocabulary: Vocabulary | None = None) -> 
     """Read and encode the corpus. `vocabulary` is a checkpoint's, where training goes on from one."""
     text = corpora.load(config.sources, level=config.level, encoding=config.encoding, newlines=config.newlines)
     return encode_text(text, config, vocabulary)
+
+
+def read_again(config: CorpusConfig, vocabulary: Vocabulary) -> Dataset:
+    """The dataset that a run was trained on, read from where it was then.
+
+    Raises TextError, with advice on a text that came from standard input or was named relative to another folder.
+    """
+    if "-" in config.sources and sys.stdin is not None and sys.stdin.isatty():
+        raise TextError(f"the text is not here: {_ON_STDIN}")
+    try:
+        return load_dataset(config, vocabulary)
+    except TextError as error:
+        raise TextError("; ".join([str(error), *where_it_was(config)])) from error
+
+
+_ON_STDIN = "the run's came from standard input, so give the same again: charrnn ... < FILE"
+
+
+def where_it_was(config: CorpusConfig) -> list[str]:
+    """What to know about a text that is not found, or not the same, where a run once found it: one clause at most."""
+    if "-" in config.sources:
+        return [_ON_STDIN]
+    relative = [name for name in config.sources if name not in corpora.KNOWN and not os.path.isabs(name)]
+    if not relative or relative[0].startswith("~"):
+        return []
+    return [f"{shown(relative[0])} is relative to the folder in which the run was started: go there first"]
 
 
 def encode_text(text: Text, config: CorpusConfig, vocabulary: Vocabulary | None = None) -> Dataset:

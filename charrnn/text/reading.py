@@ -8,6 +8,7 @@ import codecs
 import difflib
 import functools
 import glob
+import io
 import os
 import re
 import stat
@@ -19,6 +20,7 @@ from encodings.aliases import aliases
 from typing import BinaryIO
 
 from charrnn.errors import ConfigError, TextError
+from charrnn.memory import longest_text
 
 LEVELS = ("character", "byte")
 NEWLINES = ("normalise", "keep")
@@ -53,6 +55,8 @@ _ASCII = bytes(range(0x80))
 _TEXT_BYTES = bytes([*b"\b\t\n\f\r\x1b", *range(0x20, 0x7F), *range(0x80, 0x100)])
 _SAMPLE = 1 << 16
 """Bytes that a guess looks at: enough to tell, and no wait on a large file."""
+_PIECE = 1 << 20
+"""Bytes of a stream read at a time."""
 _BINARY_SHARE = 0.1
 """The share of control bytes above which it is no text."""
 _WESTERN_SHARE = 0.3
@@ -188,7 +192,7 @@ class Collector:
         self._names.append("standard input")
         self._files.append("standard input")
         try:
-            self._add(self._decoded(stream.read(), encoding))
+            self._add(self._decoded(_content_of_stream(stream, "standard input"), encoding))
         except OSError as error:
             raise TextError(f"standard input cannot be read: {error.strerror or error}") from error
 
@@ -414,9 +418,31 @@ def _content_of(path: str) -> bytes:
     try:
         # Unbuffered: one allocation of the file's size, and no buffer for each of 100,000 small files.
         with open(path, "rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                return _content_of_stream(file, shown(path))
+            if status.st_size > longest_text():
+                raise _too_long(shown(path), f"{status.st_size:,} bytes")
             return file.read()
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _content_of_stream(stream: BinaryIO | io.FileIO, name: str) -> bytes:
+    """All that comes, unless it comes without end. Raises TextError then."""
+    content, limit = io.BytesIO(), longest_text()
+    while piece := stream.read(_PIECE):
+        content.write(piece)
+        if content.tell() > limit:
+            raise _too_long(name, f"over {limit:,} bytes")
+    return content.getvalue()
+
+
+def _too_long(name: str, size: str) -> TextError:
+    return TextError(
+        f"{name} is too long: {size}, of which a text and its ids would fill this machine's memory; take a part of it, "
+        "as with head -c"
+    )
 
 
 def _identity(stream: BinaryIO) -> object:

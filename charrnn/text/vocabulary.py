@@ -55,7 +55,7 @@ class Vocabulary:
         `what`, nothing ("skip"), or the unknown character ("replace"). A str at level "byte" stands for its UTF-8.
         """
         if self.level == "byte":
-            return np.frombuffer(_utf8(text, what) if isinstance(text, str) else text, dtype=np.uint8)
+            return np.frombuffer(utf8_of(text, what) if isinstance(text, str) else text, dtype=np.uint8)
         if isinstance(text, bytes):
             raise TextError(f"{what}: bytes given to a vocabulary of characters; decode them first")
         ids = np.empty(len(text), dtype=self.dtype)
@@ -120,8 +120,11 @@ class Vocabulary:
         )
 
 
-def _utf8(text: str, what: str) -> bytes:
-    """The UTF-8 of a text, in which U+DC80 to U+DCFF stand for single bytes, as in the arguments of a command."""
+def utf8_of(text: str, what: str) -> bytes:
+    """The UTF-8 of a text, in which U+DC80 to U+DCFF stand for single bytes, as in the arguments of a command.
+
+    Raises TextError for any other half of a surrogate pair.
+    """
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:

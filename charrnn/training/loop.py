@@ -17,12 +17,12 @@ from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError
 from charrnn.model.engines import Execution
 from charrnn.model.network import CharRNN
 from charrnn.sampling.generation import generate
-from charrnn.text.dataset import Dataset, load_dataset
+from charrnn.text.dataset import Dataset, load_dataset, read_again, where_it_was
 from charrnn.text.minibatches import Shape, fitting_shape
 from charrnn.training import checkpoint, planning
 from charrnn.training.checkpoint import Checkpoint
 from charrnn.training.evaluation import Evaluation, evaluate, quick_lanes
-from charrnn.training.memory import keep_freed_memory
+from charrnn.training.memory import keep_freed_memory, refuse_larger_than_memory
 from charrnn.training.placement import Placement, choose_device, place
 from charrnn.training.progress import Placed, Progress
 from charrnn.training.reporting import Reporter, View, require_tensorboard
@@ -184,11 +184,12 @@ def _restored(stored: Checkpoint, run: Run, settings: list[str], budget: str | N
         raise ConfigError(
             f"{', '.join(refused)}: cannot change in a resumed run; those that can are {', '.join(sorted(RESUMABLE))}"
         )
-    dataset = load_dataset(config.corpus, stored.vocabulary)
+    dataset = read_again(config.corpus, stored.vocabulary)
     if dataset.fingerprint != stored.corpus.get("sha256"):
         raise CheckpointError(
             f"{dataset.name} is no longer the text that {run.folder} was trained on (its SHA-256 differs); "
-            f"--init-from {run.last} starts a new run from these weights"
+            + "".join(f"{clause}; " for clause in where_it_was(config.corpus))
+            + f"--init-from {run.last} starts a new run from these weights"
         )
     before = Progress.read(stored.progress).placement
     session = begin(config, dataset, stored, _stored_placement(before, choose_device(config.training.device)))
@@ -206,7 +207,7 @@ def begin(
     config: Config, dataset: Dataset, stored: Checkpoint | None = None, placement: Placement | None = None
 ) -> Session:
     """A session at its start: the network made (or taken from a checkpoint), seeded and placed."""
-    if dataset.vocabulary.level == "character" and not dataset.vocabulary.characters:
+    if dataset.vocabulary.level == "character" and not dataset.vocabulary.characters and len(dataset.training):
         raise TextError(
             f"{dataset.name}: no character of the training text occurs "
             f"corpus.min_count = {config.corpus.min_count} times or more, so there is nothing to learn"
@@ -217,6 +218,7 @@ def begin(
     if stored:
         network = stored.network()
     else:
+        refuse_larger_than_memory(config, dataset.vocabulary.size, device)
         network = CharRNN(config.model, dataset.vocabulary.size).initialise(config.training.seed)
     network.to(device, torch.float64 if config.training.precision == "float64" else torch.float32)
     wanted = Shape(config.training.batch_size, config.training.seq_length)

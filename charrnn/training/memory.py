@@ -1,8 +1,15 @@
-"""Memory that a training step frees is kept for the next one, in place of going back to the system."""
+"""What cannot fit is refused; what a training step frees is kept for the next one and not given back to the system."""
 
 import contextlib
 import ctypes
 import sys
+
+import torch
+
+from charrnn.config import Config
+from charrnn.errors import ConfigError
+from charrnn.memory import machine_memory
+from charrnn.model.network import CharRNN
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Names of glibc's malloc.h."""
@@ -24,3 +31,20 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _AS_LARGE_AS_CAN_BE)
         mallopt(_M_TRIM_THRESHOLD, _AS_LARGE_AS_CAN_BE)
+
+
+def refuse_larger_than_memory(config: Config, vocabulary_size: int, device: torch.device) -> None:
+    """Raise ConfigError for a network that this machine cannot hold; the system would kill the process without a word.
+
+    On the CPU each parameter has a gradient beside it, and AdamW's two moments; a GPU has those to itself.
+    """
+    copies = {"adamw": 4, "sgd": 2}[config.training.optimizer] if device.type == "cpu" else 1
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in CharRNN(config.model, vocabulary_size).parameters())
+    needed = parameters * copies * (8 if config.training.precision == "float64" else 4)
+    if needed > machine_memory():
+        raise ConfigError(
+            f"model.hidden_size = {config.model.hidden_size}, model.num_layers = {config.model.num_layers}: "
+            f"{parameters:,} parameters take {needed / 2**30:,.0f} GiB to train; expected at most the "
+            f"{machine_memory() / 2**30:,.0f} GiB of this machine's memory"
+        )

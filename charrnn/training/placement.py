@@ -22,6 +22,8 @@ _TRIAL_SECONDS = 0.5
 _WORTHWHILE = 1.1
 """How much faster bfloat16 must be in the trial: below that its lost digits are not worth it, and noise decides."""
 
+_DEVICE_TYPES = ("cpu", "cuda", "mps")
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -37,10 +39,12 @@ def choose_device(wanted: str) -> torch.device:
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
+        if wanted.partition(":")[0] not in _DEVICE_TYPES:  # torch knows others, some without any numbers
+            raise RuntimeError("no such kind")
         device = torch.device(wanted)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]
         raise ConfigError(f"device {wanted}: not to be had here ({reason}); expected auto, cpu, cuda or mps") from None
     return device
 

@@ -180,9 +180,9 @@ def test_a_vocabulary_of_the_other_level_is_refused(content, vocabulary, message
         encode(content, vocabulary)
 
 
-def test_at_level_byte_the_ids_are_the_bytes_and_min_count_has_no_say():
+def test_at_level_byte_the_ids_are_the_bytes():
     raw = bytes(range(256)) + b"\xff\x00" * 10
-    dataset = encode(raw, min_count=5)
+    dataset = encode(raw)
     assert (dataset.vocabulary.level, dataset.vocabulary.size) == ("byte", 256)
     assert b"".join(part.tobytes() for part in parts(dataset)) == raw
     assert len(dataset.training) == 248
@@ -214,7 +214,8 @@ def test_a_dataset_is_read_as_its_configuration_says(tmp_path: Path, level):
     raw = "où\r\n".encode("latin-1") * 10
     path = tmp_path / "lines.txt"
     path.write_bytes(raw)
-    config = CorpusConfig.model_validate({"source": str(path), "encoding": "latin-1", "level": level})
+    encoding = {"encoding": "latin-1"} if level == "character" else {}
+    config = CorpusConfig.model_validate({"source": str(path), "level": level, **encoding})
     dataset = load_dataset(config)
     content = "où\n" * 10 if level == "character" else raw
     assert dataset.name == "lines.txt"

@@ -14,8 +14,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from charrnn.errors import CharrnnError, ConfigError, TextError
+from charrnn.memory import longest_text, machine_memory
 from charrnn.text import reading
 from charrnn.text.reading import Text, read_paths
+from charrnn.text.vocabulary import Vocabulary
 
 not_on_windows = pytest.mark.skipif(sys.platform == "win32", reason="there are no such files on Windows")
 
@@ -566,3 +568,124 @@ def test_the_error_in_one_file_of_many_names_that_file() -> None:
 def test_a_name_with_control_characters_is_shown_escaped() -> None:
     put("a\x1b[31m\n", "1")
     assert read_paths(["a\x1b[31m\n"]).name == r"a\x1b[31m\n"
+
+
+# Texts of every kind and size
+
+
+UNUSUAL = [
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 \U0001f1ee\U0001f1f8",  # joined emoji, a flag
+    "e\u0301 \u00e9 \u0915\u094d\u0937\u093f",  # combining marks, composed and not
+    "\u05e9\u05dc\u05d5\u05dd \u202eabc\u202c \u0627\u0644\u0633\u0644\u0627\u0645",  # right to left
+    "\u6f22\u5b57\u4eee\u540d \U00020000",  # CJK, also beyond the first plane
+    "a\0b\x1b[31m\x07\x7f\x85\u2028\u2029\ufeff\uffff\U0010ffff",
+]
+
+
+@pytest.mark.parametrize("content", UNUSUAL)
+def test_unusual_characters_go_through_files_and_the_vocabulary_unchanged(content: str) -> None:
+    put("text", content)
+    text = read_paths(["text"])
+    assert text.content == content
+    assert isinstance(text.content, str)
+    vocabulary = Vocabulary.of(text.content)
+    assert vocabulary.decode(vocabulary.encode(text.content)) == content
+    assert vocabulary.decode_bytes(vocabulary.encode(text.content)) == content.encode()
+
+
+VALID = "aß漢\U0001f600".encode()
+
+
+@given(
+    st.integers(0, 200), st.sampled_from([b"\xff", b"\xc3", b"\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\xaf"])
+)
+def test_an_invalid_byte_in_any_position_is_named_by_its_offset(before: int, wrong: bytes) -> None:
+    raw = VALID * 30
+    start = len(raw[:before].decode("utf-8", "ignore").encode())  # at a character's start
+    with pytest.raises(TextError, match=rf"standard input, line 1, byte {start} \(counted from 0\): 0x"):
+        read_bytes(raw[:start] + wrong + raw[start:])
+
+
+def test_half_surrogate_pairs_written_as_utf8_are_refused() -> None:
+    raw = 'ok\n{"x": "\ud83d"}'.encode("utf-8", "surrogatepass")
+    with pytest.raises(TextError, match=r"line 2, byte 10 .* 0xed is not utf-8"):
+        read_bytes(raw)
+    assert read_bytes(raw, level="byte").content == raw
+
+
+def test_a_line_of_a_million_characters_is_read() -> None:
+    put("long", "x" * 1_000_000 + "\ny")
+    assert read_paths(["long"]).content == "x" * 1_000_000 + "\ny"
+
+
+@pytest.mark.parametrize("count", [2000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_many_small_files_are_read_in_order(count: int) -> None:
+    for folder in range(10):
+        Path(f"many/{folder}").mkdir(parents=True)
+    for number in range(count):
+        Path(f"many/{number % 10}/{number:06}").write_bytes(b"%d\n" % number)
+    text = read_paths(["many"])
+    assert text.name == f"{count:,} files of many"
+    assert text.content == "".join(f"{number}\n" for last in range(10) for number in range(last, count, 10))
+
+
+def test_a_file_that_disappears_between_listing_and_reading_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b", "c"):
+        put(f"folder/{name}", "text")
+    content_of = reading._content_of
+
+    def read_and_remove(path: str) -> bytes:
+        Path("folder/b").unlink(missing_ok=True)
+        return content_of(path)
+
+    monkeypatch.setattr(reading, "_content_of", read_and_remove)
+    with pytest.raises(TextError, match=r"there is no file or folder folder.b"):
+        read_paths(["folder"])
+
+
+@not_on_windows
+def test_a_file_that_claims_more_than_the_memory_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("sparse").touch()
+    os.truncate("sparse", 4 << 30)
+    monkeypatch.setattr(reading, "longest_text", lambda: (4 << 30) - 1)
+    with pytest.raises(TextError, match=r"sparse is too long: 4,294,967,296 bytes, of which .*; take a part of it"):
+        read_paths(["sparse"])
+
+
+def test_half_of_the_machines_memory_is_the_limit() -> None:
+    assert longest_text() == machine_memory() // 2
+    assert 1 << 28 <= machine_memory() <= 1 << 50
+
+
+class Endless(io.RawIOBase):
+    """What never ends."""
+
+    given = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        assert size > 0, "all of it was asked for"
+        self.given += size
+        return b"y\n" * (size // 2)
+
+
+def test_a_stream_without_end_is_refused_when_it_has_filled_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = Endless()
+    monkeypatch.setattr(reading, "longest_text", lambda: 5_000_000)
+    with pytest.raises(TextError, match=r"standard input is too long: over 5,000,000 bytes, .* as with head -c"):
+        read_paths(["-"], stdin=endless)  # type: ignore[arg-type]
+    assert endless.given < 5_000_000 + 2 * reading._PIECE
+
+
+@not_on_windows
+def test_a_device_without_end_behind_a_redirection_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "longest_text", lambda: 5_000_000)
+    with open("/dev/zero", "rb") as zeros, pytest.raises(TextError, match="is too long: over 5,000,000 bytes"):
+        read_paths([f"/dev/fd/{zeros.fileno()}"])
+
+
+def test_a_stream_of_exactly_the_limit_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "longest_text", lambda: 3_000_000)
+    assert read_bytes(b"x" * 3_000_000).content == "x" * 3_000_000

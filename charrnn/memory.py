@@ -1,0 +1,19 @@
+"""How much memory this machine has, so that what cannot fit is refused before the system kills the process."""
+
+import os
+
+_UNTOLD = 1 << 36
+"""Bytes assumed where the system does not tell (Windows): more than most have, so that nothing is refused wrongly."""
+
+
+def machine_memory() -> int:
+    """Bytes of this machine's physical memory."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return _UNTOLD
+
+
+def longest_text() -> int:
+    """Bytes of a text above which it is not read: half of the memory, since its decoded form and its ids need room."""
+    return machine_memory() // 2
