@@ -286,14 +286,14 @@ class Session:
 
         Otherwise a run with a budget of time could go back for ever. Raises CheckpointError as `restore` does.
         """
-        seconds, rollbacks = self.seconds, self.rollbacks
+        seconds = self.seconds
         try:
             self.network.load_state_dict(stored.weights)
         except RuntimeError as error:
             raise CheckpointError(f"the checkpoint is of another network: {error}") from None
         self.restore(stored)
         self._seconds_before, self._started = seconds, time.perf_counter()
-        self.good_step, self.rollbacks = self.step_count, rollbacks
+        self.good_step = self.step_count
         if trouble.jumped_at is not None:
             self.watch.jumped_at = trouble.jumped_at
 

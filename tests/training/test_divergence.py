@@ -228,12 +228,16 @@ def test_interrupted_and_resumed_equals_uninterrupted_through_a_rollback(
     assert events(whole, "rollback") == events(parts, "rollback")
 
 
-def test_how_often_the_clock_saves_does_not_change_where_a_budget_of_steps_goes_back_to(small_config, view, folder):
-    config = with_settings(small_config, *EXPLODING)
-    often = loop.train(with_settings(config, "checkpoint_every=0.000001s"), view, folder / "often")
-    seldom = loop.train(config, view, folder / "seldom")
-    assert events(often, "rollback") == events(seldom, "rollback")
-    assert records(often, "training")[-1]["nats_per_char"] == records(seldom, "training")[-1]["nats_per_char"]
+@pytest.mark.parametrize(("budget", "to_step"), [("40 steps", 24), ("10h, 40 steps", 24), ("40s, 1000 steps", 25)])
+def test_where_the_clock_has_saved_is_gone_back_to_only_where_time_is_the_limit(
+    budget, to_step, small_config, view, folder, monkeypatch
+):
+    """By a clock that gives every step a second."""
+    monkeypatch.setattr(Session, "seconds", property(lambda self: 1.0 * self.step_count))
+    ruin_after(monkeypatch, 26, no_number)
+    config = with_settings(small_config, f"budget={budget}", "checkpoint_every=0.000001s")
+    (event,) = events(loop.train(config, view, folder / "run"), "rollback")
+    assert event["to_step"] == to_step
 
 
 def test_a_run_killed_between_any_two_changes_of_the_disk_is_rolled_back_as_it_would_have_been(
