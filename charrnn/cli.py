@@ -178,7 +178,10 @@ def train(
     config: ConfigFile = None,
     settings: Settings = None,
     budget: Annotated[
-        str | None, typer.Option("--budget", "-b", metavar="BUDGET", help="90s, 5m, 2h, '30 epochs' or '20000 steps'.")
+        str | None,
+        typer.Option(
+            "--budget", "-b", metavar="BUDGET", help="90s, 5m, 2h, '30 epochs', '20000 steps', or '5m, 30 epochs'."
+        ),
     ] = None,
     run: Annotated[
         Path | None, typer.Option(metavar="DIR", parser=_path, help="The run's folder; else a new one in runs/.")

@@ -40,27 +40,63 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+"""20,000 is one number: a limit ends in its unit, so a comma between digits never parts two of them."""
+
+_BUDGET = "a time (90s, 5m, 2h), a number of epochs (30 epochs) or of steps (20000 steps), above zero"
+
+Unit = Literal["seconds", "epochs", "steps"]
+
+
 @dataclass(frozen=True)
 class Budget:
-    """How long to train: `amount` in `unit`, which is seconds, epochs or steps."""
+    """How long to train: a limit in one unit or more; the run ends with whichever is reached first."""
 
-    amount: float
-    unit: Literal["seconds", "epochs", "steps"]
+    seconds: float | None = None
+    epochs: float | None = None
+    steps: float | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
-        """Read `2m`, `30 epochs` or `20000 steps`. Raises ValueError that says what was expected."""
-        expected = "a time (90s, 5m, 2h), a number of epochs (30 epochs) or of steps (20000 steps), above zero"
-        counted = _COUNT.fullmatch(text.strip().lower())
-        if not counted:
-            try:
-                return cls(parse_duration(text), "seconds")
-            except ValueError:
-                raise ValueError(expected) from None
-        amount, unit = float(counted[1]), counted[2].rstrip("s") + "s"
-        if not 0 < amount < math.inf or (unit == "steps" and not amount.is_integer()):
-            raise ValueError(expected)
-        return cls(amount, "epochs" if unit == "epochs" else "steps")
+        """Read `2m`, `30 epochs`, `20000 steps`, or several of them: `10m, 30 epochs`, `5m or 20000 steps`.
+
+        Raises ValueError that says what was expected, and of several limits which one is wrong.
+        """
+        plain = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text.lower())
+        parts = re.split(r",|\bor\b", plain)
+        limits: dict[str, float] = {}
+        for part in parts:
+            unit, amount = _parse_limit(part, f"; {_short(part.strip())} of several is none" * (len(parts) > 1))
+            if unit in limits:
+                raise ValueError(
+                    f"of several limits at most one of time, one of epochs and one of steps, not two {unit}"
+                )
+            limits[unit] = amount
+        return cls(**limits)
+
+    @property
+    def limits(self) -> dict[Unit, float]:
+        """The amounts by their unit."""
+        every: dict[Unit, float | None] = {"seconds": self.seconds, "epochs": self.epochs, "steps": self.steps}
+        return {unit: amount for unit, amount in every.items() if amount is not None}
+
+    def shares(self, spent: Mapping[Unit, float]) -> dict[Unit, float]:
+        """What share of each limit is spent; the largest is the progress of the run, and 1 its end."""
+        return {unit: spent[unit] / amount for unit, amount in self.limits.items()}
+
+
+def _parse_limit(text: str, problem: str = "") -> tuple[Unit, float]:
+    """The unit and amount of one limit. Raises ValueError that says what was expected, and then the problem."""
+    counted = _COUNT.fullmatch(text.strip().lower())
+    if not counted:
+        try:
+            return "seconds", parse_duration(text)
+        except ValueError:
+            raise ValueError(_BUDGET + problem) from None
+    amount, unit = float(counted[1]), counted[2].rstrip("s") + "s"
+    if not 0 < amount < math.inf or (unit == "steps" and not amount.is_integer()):
+        raise ValueError(_BUDGET + problem)
+    return ("epochs" if unit == "epochs" else "steps"), amount
 
 
 def _not_bool(value: object) -> object:
@@ -77,6 +113,14 @@ def _checked_by(parse: Callable[[str], object]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _budget(value: object) -> str:
+    """The text of a budget, whose limits YAML may list one by one. Raises ValueError if it is none."""
+    listed = isinstance(value, list) and value and all(isinstance(limit, str) for limit in value)
+    text = ", ".join(value) if isinstance(value, list) and listed else str(value)
+    Budget.parse(text)
+    return text
+
+
 def _one_or_more_texts(value: object) -> object:
     texts = value if isinstance(value, list) else [value]
     if not texts or not all(isinstance(text, str) and text for text in texts):
@@ -86,7 +130,7 @@ def _one_or_more_texts(value: object) -> object:
 
 # Behind the bounds: before them it would hide the type from pydantic, whose JSON Schema then names no bound.
 _NotBool = BeforeValidator(_not_bool)
-BudgetText = Annotated[str, _checked_by(Budget.parse)]
+BudgetText = Annotated[str, BeforeValidator(_budget)]
 DurationText = Annotated[str, _checked_by(parse_duration)]
 
 
@@ -178,7 +222,7 @@ class TrainingConfig(_Section):
     """How the network is trained."""
 
     budget: BudgetText = "2m"
-    """How long: a time (90s, 5m, 2h), or `30 epochs`, or `20000 steps`."""
+    """How long: a time (90s, 5m, 2h), `30 epochs`, `20000 steps`, or several, as `10m, 30 epochs`: the first to end."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000), _NotBool] = 32
     """B, the lanes of a minibatch."""
     seq_length: Annotated[int, Field(ge=1, le=1_000_000), _NotBool] = 32
@@ -196,7 +240,7 @@ class TrainingConfig(_Section):
     weight_decay: Annotated[FiniteFloat, Field(ge=0), _NotBool] = 0.01
     """Decoupled decay of the matrices, per step and times the learning rate; biases are left alone."""
     warmup: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.02
-    """Share of the budget in which the learning rate rises from zero."""
+    """Share of the budget in which the learning rate rises from almost zero."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls to final_learning_rate over the rest of the budget."""
     final_learning_rate: Annotated[FiniteFloat, Field(ge=0), _NotBool] = 0.0
@@ -211,6 +255,12 @@ class TrainingConfig(_Section):
     """On a GPU, capture forward and backward once and replay them; nothing elsewhere. Not measured yet, hence off."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes cuda where there is one."""
+    explosion: Annotated[FiniteFloat, Field(gt=1), _NotBool] | None = 3.0
+    """A training loss of so many times the first, or one that jumps and stays up, is rolled back; null for neither."""
+    rollbacks: Annotated[int, Field(ge=0), _NotBool] = 3
+    """How often to go back to the last good state with half the learning rate before giving up."""
+    patience: Annotated[int, Field(ge=1), _NotBool] | None = None
+    """Evaluations in a row without a new best after which training stops; null for never."""
     seed: Annotated[int, Field(ge=0, lt=2**63), _NotBool] = 0
     """Of the initial weights, the order of the windows, dropout and the samples on the way."""
     evaluations: Annotated[int, Field(ge=1), _NotBool] = 20
@@ -263,7 +313,10 @@ class Config(_Section):
 RESUMABLE = frozenset(
     f"training.{key}"
     for key in ("budget", "device", "evaluations", "samples", "sample_prefix", "sample_length", "checkpoint_every")
-) | {"training.keep", "training.keep_by", "training.tensorboard"}
+) | {
+    *("training.keep", "training.keep_by", "training.tensorboard"),
+    *("training.explosion", "training.rollbacks", "training.patience"),
+}
 """Keys that a resumed run may change; every other one would make it a different run."""
 
 

@@ -87,6 +87,18 @@ def test_dry_run_prints_the_plan_and_writes_nothing(text_file, folder):
     assert [path.name for path in folder.iterdir()] == ["table.txt"]
 
 
+def test_dry_run_expects_the_limit_that_is_reached_first(text_file, folder):
+    for budget, first in (
+        ("10h, 3 epochs", "epochs"),
+        ("9 epochs or 2 steps", "steps"),
+        ("0.001s, 9 epochs", "seconds"),
+    ):
+        done = run("train", str(text_file), "--dry-run", *SMALL_ARGUMENTS, "--budget", budget)
+        assert f"; the limit in {first} comes first" in done.stderr
+    done = run("train", str(text_file), "--dry-run", *SMALL_ARGUMENTS, "--budget", "9 epochs, 2 steps")
+    assert "expected   0 s, 2 steps, 0.0 epochs, evaluations not counted; the limit in steps" in done.stderr
+
+
 def test_flags_override_settings_and_settings_override_the_file(text_file, folder):
     Path("my.yaml").write_text("model: {hidden_size: 5, num_layers: 2}\ntraining: {budget: 1h}\n", encoding="utf-8")
     done = run("train", str(text_file), "-c", "my.yaml", *SMALL_ARGUMENTS, "--budget", "2 steps", "--run", "here")

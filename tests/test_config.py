@@ -169,14 +169,9 @@ def test_null_switches_clipping_off(null):
 
 def test_set_knows_every_option_by_its_full_name_and_by_its_own(here):
     values: dict[str, Any] = {"source": "x", "encoding": "x", "device": "x", "sample_prefix": "x", "budget": "7m"}
-    values |= {
-        "checkpoint_every": "7s",
-        "betas": [0.5, 0.6],
-        "activation": "tanh",
-        "tensorboard": True,
-        "cuda_graph": True,
-    }
-    values |= {"embedding_size": None, "final_learning_rate": 1e-4, "cuda_graph": True}
+    values |= {"checkpoint_every": "7s", "betas": [0.5, 0.6], "activation": "tanh", "tensorboard": True}
+    values |= {"embedding_size": None, "final_learning_rate": 1e-4, "explosion": 5.0, "rollbacks": 7}
+    values |= {"cuda_graph": True}
     for section, key in KEYS:
         default = value_of(Config(), section, key)
         choices = get_args(SECTIONS[section].model_fields[key].annotation)
@@ -235,7 +230,12 @@ def test_set_knows_every_option_by_its_full_name_and_by_its_own(here):
         ("corpus: {source: [a, 3]}", "c.yaml:1: corpus.source = ['a', 3]: expected a named corpus"),
         ("training: {budget: 30}", "c.yaml:1: training.budget = 30: expected a time (90s, 5m, 2h), a number of epochs"),
         ("training: {budget: 0s}", "c.yaml:1: training.budget = '0s': expected a time (90s, 5m, 2h)"),
-        ("training: {budget: [5m]}", "c.yaml:1: training.budget = ['5m']: expected a time"),
+        ("training: {budget: [5]}", "c.yaml:1: training.budget = [5]: expected a time"),
+        ("training: {budget: []}", "c.yaml:1: training.budget = []: expected a time"),
+        ("training: {budget: [5m, soon]}", "above zero; 'soon' of several is none"),
+        ("training: {explosion: 1}", "training.explosion = 1: expected a number greater than 1"),
+        ("training: {patience: 0}", "training.patience = 0: expected a number greater than or equal to 1"),
+        ("training: {rollbacks: -1}", "training.rollbacks = -1: expected a number greater than or equal to 0"),
         ("training: {checkpoint_every: 30}", "training.checkpoint_every = 30: expected a time such as 90s"),
         # out of range
         ("model: {hidden_size: 0}", "c.yaml:1: model.hidden_size = 0: expected a number greater than or equal to 1"),
@@ -554,7 +554,7 @@ networks = st.builds(
 )
 trainings = st.builds(
     TrainingConfig,
-    budget=durations | st.sampled_from(["30 epochs", "0.5 epoch", "20000 steps"]),
+    budget=durations | st.sampled_from(["30 epochs", "0.5 epoch", "20000 steps", "5m, 3,000 steps"]),
     batch_size=sizes,
     partitioning=st.sampled_from(["sequential", "random"]),
     learning_rate=rates,
@@ -619,22 +619,76 @@ def test_json_that_is_no_configuration_is_refused():
 )
 def test_a_duration_is_read_in_seconds(text, seconds):
     assert parse_duration(text) == seconds
-    assert Budget.parse(text) == Budget(seconds, "seconds")
+    assert Budget.parse(text) == Budget(seconds=seconds)
 
 
 @pytest.mark.parametrize(
     ("text", "budget"),
     [
-        ("30 epochs", Budget(30, "epochs")),
-        ("1 epoch", Budget(1, "epochs")),
-        ("0.5 epochs", Budget(0.5, "epochs")),
-        ("20000 steps", Budget(20000, "steps")),
-        ("1 step", Budget(1, "steps")),
-        (" 7Steps ", Budget(7, "steps")),
+        ("30 epochs", Budget(epochs=30)),
+        ("1 epoch", Budget(epochs=1)),
+        ("0.5 epochs", Budget(epochs=0.5)),
+        ("20000 steps", Budget(steps=20000)),
+        ("1 step", Budget(steps=1)),
+        (" 7Steps ", Budget(steps=7)),
+        ("20,000 steps", Budget(steps=20000)),
+        ("1,234,567 steps", Budget(steps=1234567)),
     ],
 )
 def test_a_budget_may_count_epochs_or_steps(text, budget):
     assert Budget.parse(text) == budget
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("10m, 30 epochs", Budget(seconds=600, epochs=30)),
+        ("5m or 20000 steps", Budget(seconds=300, steps=20000)),
+        ("5m,300 steps", Budget(seconds=300, steps=300)),
+        ("20,000 steps,1h30m", Budget(seconds=5400, steps=20000)),
+        ("1 h 30 m, 2 Epochs OR 3,000 Steps", Budget(seconds=5400, epochs=2, steps=3000)),
+    ],
+)
+def test_a_budget_may_have_a_limit_in_every_unit(text, budget):
+    assert Budget.parse(text) == budget
+    assert load_config(settings=[f"budget={text}"]).training.budget == text
+
+
+def test_yaml_may_list_the_limits_of_a_budget():
+    assert load("training: {budget: [10m, 30 epochs]}").training.budget == "10m, 30 epochs"
+    assert load("training:\n  budget:\n  - 5m\n").training.budget == "5m"
+
+
+def test_the_share_of_every_limit_is_told():
+    budget = Budget.parse("10m, 30 epochs")
+    assert budget.shares({"seconds": 60, "epochs": 15, "steps": 7}) == {"seconds": 0.1, "epochs": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("5m, soon", "'soon'"),
+        ("5m,", "''"),
+        (",5m", "''"),
+        ("5m or", "''"),
+        ("5m, 20,00 steps", "'20'"),
+        ("20, 000 steps", "'20'"),
+        ("5,30", "'5'"),
+        ("0 steps, 5m", "'0 steps'"),
+        ("5m, 0,000 steps", "'0000 steps'"),
+    ],
+)
+def test_of_several_limits_the_wrong_one_is_named(text, wrong):
+    with pytest.raises(ValueError, match=rf"above zero; {wrong} of several is none$"):
+        Budget.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"), [("5m, 10m", "seconds"), ("1 step, 2 steps", "steps"), ("1h, 30m", "seconds")]
+)
+def test_two_limits_in_one_unit_are_refused(text, unit):
+    with pytest.raises(ValueError, match=rf"at most one of time, one of epochs and one of steps, not two {unit}$"):
+        Budget.parse(text)
 
 
 NO_DURATIONS = [
@@ -732,7 +786,7 @@ def test_configurations_are_frozen():
         with pytest.raises(ValidationError, match="frozen"):
             setattr(owner, name, value)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Budget(1, "steps").amount = 2  # type: ignore[misc]
+        Budget(steps=1).steps = 2  # type: ignore[misc]
 
 
 def test_the_checks_hold_in_python_too():

@@ -12,8 +12,8 @@ from types import FrameType
 
 import torch
 
-from charrnn.config import RESUMABLE, Config, changed_keys, load_config
-from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError
+from charrnn.config import RESUMABLE, Budget, Config, changed_keys, load_config
+from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError, TrainingError
 from charrnn.model.engines import Execution
 from charrnn.model.network import CharRNN
 from charrnn.sampling.generation import generate
@@ -21,16 +21,20 @@ from charrnn.text.dataset import Dataset, load_dataset, read_again, where_it_was
 from charrnn.text.minibatches import Shape, fitting_shape
 from charrnn.training import checkpoint, planning
 from charrnn.training.checkpoint import Checkpoint
+from charrnn.training.divergence import Diverged
 from charrnn.training.evaluation import Evaluation, evaluate, quick_lanes
 from charrnn.training.memory import keep_freed_memory, refuse_larger_than_memory
 from charrnn.training.placement import Placement, choose_device, place
 from charrnn.training.progress import Placed, Progress
 from charrnn.training.reporting import Reporter, View, require_tensorboard
-from charrnn.training.runs import Run, find_checkpoint, write_whole
+from charrnn.training.runs import Run, find_checkpoint, give_second_name, write_whole
 from charrnn.training.session import Session
 
 _REPORTS = 500
 """Training reports in metrics.jsonl over a whole budget."""
+
+_SAFE_POINTS = 20
+"""States over a whole budget that can be rolled back to, beside those that are evaluated: a twentieth is done again."""
 
 _EVALUATION_SHARE = 0.05
 """Of a time budget, what evaluations may take before some are skipped."""
@@ -50,24 +54,44 @@ class Training:
     last_evaluation: Evaluation | None = None
 
     def loop(self) -> None:
-        """Steps until the budget is spent; at evenly spread points of it report, evaluate and sample; save; stop."""
+        """Steps until the budget is spent or patience is; whenever they lead astray, back and on more slowly."""
+        progress = self.session.progress()
+        while progress < 1 and not self.session.out_of_patience():
+            progress = self._advanced_or_rolled_back(progress)
+
+    def _advanced_or_rolled_back(self, progress: float) -> float:
+        try:
+            return self.advance(progress)
+        except Diverged as trouble:
+            self.roll_back(trouble)
+            # Of a time budget nothing comes back; the end of it, with its evaluation, is still to be passed.
+            return min(progress, self.session.progress())
+
+    def advance(self, before: float) -> float:
+        """One step; at evenly spread points of the budget report, evaluate and sample; save; stop. The new progress."""
         session, training = self.session, self.session.config.training
+        # The learning rate of the step's middle: that of its start would waste the first step, of its end the last.
+        session.step(session.progress(ahead=0.5))
         progress = session.progress()
-        while progress < 1:
-            session.step(session.progress())
-            before, progress = progress, session.progress()
-            self.reporter.progress(progress)
-            if _passed(before, progress, _REPORTS):
-                self.reporter.training(progress, session.report())
-            evaluating = _passed(before, progress, training.evaluations) and self._worth_evaluating(progress)
-            if evaluating:
-                self.evaluate(progress)
-            if _passed(before, progress, training.samples):
-                self.reporter.sample(session.step_count, self.sample())
-            if evaluating or time.perf_counter() - self.saved_at > training.checkpoint_seconds:
-                self.save()
-            if self.signals.caught is not None:
-                self.stop(self.signals.caught)
+        self.reporter.progress(progress)
+        if _passed(before, progress, _REPORTS):
+            self.report(progress)
+        evaluating = _passed(before, progress, training.evaluations) and self._worth_evaluating(progress)
+        if evaluating:
+            self.evaluate(progress)
+        if _passed(before, progress, training.samples):
+            self.reporter.sample(session.step_count, self.sample())
+        self._save_if_due(evaluating or _passed(before, progress, _SAFE_POINTS))
+        if self.signals.caught is not None:
+            self.stop(self.signals.caught)
+        return progress
+
+    def report(self, progress: float) -> None:
+        """Tell the figures since the last report. Raises Diverged if they are those of a training gone wrong."""
+        start = self.session.step_count - self.session.tally.steps
+        report = self.session.report()
+        self.reporter.training(progress, report)
+        self.session.judge(report["nats_per_char"], start)
 
     def evaluate(self, progress: float) -> None:
         """Evaluate on the validation text, and note whether it is the best so far; `save` then keeps it."""
@@ -81,6 +105,9 @@ class Training:
         session.latest["validation"] = found.to_json()
         self.last_evaluation = found
         self.reporter.evaluated(session.place(), progress, found, is_best)
+        if session.out_of_patience():
+            text = f"after {session.since_best} evaluations without a new best, at step {session.step_count:,}"
+            self.reporter.event("stopped early", text, step=session.step_count, evaluations=session.since_best)
         self.last_seconds = time.perf_counter() - started
         self.evaluation_seconds += self.last_seconds
 
@@ -103,14 +130,81 @@ class Training:
         return training.sample_prefix + vocabulary.decode([int(ids[0]) for ids in drawn])
 
     def save(self) -> None:
-        """Write last.safetensors, and then what it speaks of: best.safetensors and the models kept of single steps.
+        """Write last.safetensors, and then what it speaks of: good, best, and the models kept of single steps.
 
         In this order a killed run's `last` is never older than the others, and a resume, which saves first, makes
-        good what the kill prevented.
+        good what the kill prevented. Raises Diverged in place of saving weights that are not finite.
         """
+        self.session.refuse_non_finite_weights()
         checkpoint.save(self.run.last, self.session.full_checkpoint(self.reporter.written()))
+        if self.session.good_step == self.session.step_count:
+            give_second_name(self.run.last, self.run.good)
         self._keep_models()
         self.saved_at = time.perf_counter()
+
+    def _save_if_due(self, safe_point: bool) -> None:
+        """Save at safe points, and when the last time was long ago.
+
+        Only where time decides anyway is a state that the clock chose one to roll back to: else a run that is
+        interrupted and resumed would not become the one it would have been.
+        """
+        late = time.perf_counter() - self.saved_at > self.session.config.training.checkpoint_seconds
+        if safe_point or (late and self.session.led_by_time()):
+            self.session.approve()
+        if safe_point or late:
+            self.save()
+
+    def roll_back(self, trouble: Diverged) -> None:
+        """Go back to the last good state with half the learning rate. Raises TrainingError after too many times."""
+        session, run, step = self.session, self.run, self.session.step_count
+        stored = self._good_state(trouble)
+        session.roll_back(stored, trouble)
+        given_up = session.rollbacks >= session.config.training.rollbacks
+        session.rollbacks += not given_up
+        # First the checkpoint, with its lengths of the logs, and then the logs: a kill between them leaves both whole.
+        checkpoint.save(run.last, session.full_checkpoint(stored.progress["written"]))
+        self.reporter.rewind(stored.progress["written"])
+        if given_up:
+            raise TrainingError(self._last_words(trouble))
+        self.reporter.event(
+            "rollback",
+            f"{trouble}; back to step {session.step_count:,} with the learning rate times {session.rate_factor:g}"
+            f"{'' if trouble.jumped_at is None else '; should it jump there again, it is left to the text'}",
+            step=step,
+            to_step=session.step_count,
+            cause=str(trouble),
+            rollbacks=session.rollbacks,
+            rate_factor=session.rate_factor,
+        )
+        self.save()
+
+    def _good_state(self, trouble: Diverged) -> Checkpoint:
+        """What there is to go back to. Raises TrainingError if it cannot be read."""
+        try:
+            return checkpoint.load(self.run.good, with_training=True)
+        except CheckpointError as error:
+            raise TrainingError(f"{trouble}, and there is no going back: {error}. {self._saved()}") from None
+
+    def _last_words(self, trouble: Diverged) -> str:
+        """Why training ends, what is saved, and what to change."""
+        session = self.session
+        rate = session.rate_factor * session.config.training.learning_rate
+        return (
+            f"{trouble}; given up after training.rollbacks = {session.rollbacks}, each with half the learning rate. "
+            f"{self._saved()}. A new run with a training.learning_rate below {rate:g}, a smaller training.clip_norm or "
+            f"training.precision=float32 usually mends this; --init-from {self.model()} starts it from these weights. "
+            f"--resume goes on with --set rollbacks={2 * session.rollbacks + 1}, or if nothing was wrong with --set "
+            f"explosion=null"
+        )
+
+    def _saved(self) -> str:
+        """The checkpoints that there are, with their steps."""
+        paths = [path for path in (self.run.best, self.run.last) if path.exists()]
+        return "Saved: " + " and ".join(f"{path} (step {checkpoint.step_of(path)})" for path in paths)
+
+    def model(self) -> Path:
+        """The checkpoint that a person wants: the best, if anything was evaluated, or the last."""
+        return self.run.best if self.run.best.exists() else self.run.last
 
     def _keep_models(self) -> None:
         """Write the models that are kept of this step, and delete those of earlier steps that no longer are."""
@@ -137,7 +231,7 @@ class Training:
         if len(self.session.dataset.validation) < 2:
             return False
         cheap = self.evaluation_seconds + self.expected_seconds() <= _EVALUATION_SHARE * self.session.seconds
-        return progress >= 1 or self.session.budget.unit != "seconds" or cheap
+        return progress >= 1 or not self.session.led_by_time() or cheap
 
 
 def train(config: Config, view: View, folder: Path | None = None, init_from: Path | None = None) -> Run:
@@ -194,7 +288,15 @@ def _restored(stored: Checkpoint, run: Run, settings: list[str], budget: str | N
     before = Progress.read(stored.progress).placement
     session = begin(config, dataset, stored, _stored_placement(before, choose_device(config.training.device)))
     session.restore(stored)
+    if _raised(Budget.parse(stored.config.training.budget), session):
+        session.since_best = 0  # the learning rate rises again, so there is new reason for patience
     return session
+
+
+def _raised(before: Budget, session: Session) -> bool:
+    """Whether a session's budget is larger than the one before: what is spent is a smaller share of it."""
+    spent = session.spent()
+    return max(session.budget.shares(spent).values()) < max(before.shares(spent).values())
 
 
 def prepare(config: Config, init_from: Path | None = None) -> Session:
@@ -252,6 +354,11 @@ def _resumed(session: Session, stored: Checkpoint, run: Run) -> str:
         text += f" (before: {stored.config.training.budget}); the learning rate now follows the new budget"
     if session.progress() >= 1:
         text += "; it is finished, and --budget with a larger one extends it"
+    elif session.out_of_patience():
+        text += (
+            f"; it stopped early after {session.since_best} evaluations without a new best, and a larger --budget or "
+            f"--set patience={2 * session.since_best} extends it"
+        )
     return text
 
 
@@ -273,9 +380,13 @@ def _run(session: Session, run: Run, reporter: Reporter) -> Run:
         for label, text in planning.headline(session):
             reporter.say(label, text)
         training = Training(session, run, reporter, signals)
+        if not run.good.exists():
+            session.good_step = session.step_count
         training.save()  # so that there is something to go on from whatever happens
         training.loop()
         training.save()
+        with contextlib.suppress(OSError):  # open in another program, on Windows
+            run.good.unlink(missing_ok=True)
     _closing_words(training)
     return run
 
@@ -289,10 +400,10 @@ def _closing_words(training: Training) -> None:
             f"best {session.best_nats_per_char:.4f} nats/char; the text's letter frequencies alone give "
             f"{found.unigram_nats_per_char:.3f}, knowing nothing {found.uniform_nats_per_char:.3f}",
         )
-    kept = run.best if run.best.exists() else run.last
     say(
         "finished",
-        f"{session.step_count:,} steps, {session.epochs:.2f} epochs in {session.seconds:,.0f} s; model in {kept}",
+        f"{session.step_count:,} steps, {session.epochs:.2f} epochs in {session.seconds:,.0f} s; model in "
+        f"{training.model()}",
     )
     say("next", f'charrnn sample {run.folder} --prefix "..."')
     say("", f"charrnn evaluate {run.folder}")

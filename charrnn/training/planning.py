@@ -119,12 +119,11 @@ def _expected(session: Session, speed: float, targets: int) -> str:
     from charrnn.training.reporting import duration
 
     per_step = targets / session.minibatches.windows_in(0)
-    budget = session.budget
-    seconds = {
-        "seconds": budget.amount,
-        "epochs": budget.amount * targets / speed,
-        "steps": budget.amount * per_step / speed,
-    }[budget.unit]
+    seconds_per = {"seconds": 1.0, "epochs": targets / speed, "steps": per_step / speed}
+    lasting = {unit: amount * seconds_per[unit] for unit, amount in session.budget.limits.items()}
+    first = min(lasting, key=lambda unit: lasting[unit])
+    seconds = lasting[first]
     epochs = seconds * speed / targets
     steps = seconds * speed / per_step
-    return f"{duration(seconds)}, {steps:,.0f} steps, {epochs:.1f} epochs, evaluations not counted"
+    ended = f"; the limit in {first} comes first" if len(lasting) > 1 else ""
+    return f"{duration(seconds)}, {steps:,.0f} steps, {epochs:.1f} epochs, evaluations not counted{ended}"

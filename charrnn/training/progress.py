@@ -54,8 +54,22 @@ class Sums(_Strict):
     last_norm: Amount
 
 
+class Watched(_Strict):
+    """What the loss was lately: see `charrnn.training.divergence.Watch`."""
+
+    first: Amount | None = None
+    mean: Amount = 0.0
+    spread: Amount = 0.0
+    reports: Count = 0
+    lowest: Amount | None = None
+    last: Amount | None = None
+    high: Count = 0
+    high_since: Count = 0
+    jumped_at: Count | None = None
+
+
 class Progress(_Strict):
-    """All of a session but its tensors."""
+    """All of a session but its tensors. What has a default is missing in checkpoints of earlier versions."""
 
     step: Count
     position: Place
@@ -64,6 +78,12 @@ class Progress(_Strict):
     best_step: Count | None = None
     kept: list[Evaluated] = []
     """Of `training.keep`, the oldest first."""
+    since_best: Count = 0
+    """Evaluations since the best one."""
+    good_step: Count | None = None
+    """Of the last state that was taken for good, which is in good.safetensors."""
+    rollbacks: Count = 0
+    watch: Watched = Watched()
     tally: Sums
     written: dict[str, Count]
     """Bytes of each log; what a resumed run finds beyond them is cut off."""

@@ -92,7 +92,7 @@ class LiveView:
         self._task = self._progress.add_task("training", total=1.0, figures="")
 
     def say(self, label: str, text: str) -> None:
-        self._console.print(Text.assemble((f"{label:<11}", "bold"), harmless(text)))
+        self._console.print(Text.assemble((f"{label:<10} ", "bold"), harmless(text)))
 
     def update(self, progress: float, report: dict[str, Any] | None) -> None:
         if self._first_progress is None:
@@ -153,7 +153,7 @@ class PlainView:
             print(text.encode(encoding, "backslashreplace").decode(encoding), file=self._stream, flush=True)
 
     def say(self, label: str, text: str) -> None:
-        self._print(f"{label:<11}{harmless(text)}")
+        self._print(f"{label:<10} {harmless(text)}")
 
     def update(self, progress: float, report: dict[str, Any] | None) -> None:
         soon = time.perf_counter() - self._last_line < _PLAIN_SECONDS
@@ -214,6 +214,15 @@ class Reporter:
         """The length in bytes of each log, for the checkpoint: what a resumed run finds beyond it is cut off."""
         return {name: file.tell() for name, file in self._files.items()}
 
+    def rewind(self, written: Mapping[str, int]) -> None:
+        """Cut the logs to the lengths that a checkpoint vouches for. Raises CheckpointError if they cannot be."""
+        try:
+            for name, file in self._files.items():
+                file.truncate(written.get(name, 0))
+                file.seek(0, io.SEEK_END)
+        except OSError as error:
+            raise CheckpointError(f"cannot cut the logs of {self.run.folder} back: {error.strerror}") from None
+
     def say(self, label: str, text: str) -> None:
         """A fact for the person only."""
         self._show(View.say, label, text)
@@ -230,7 +239,7 @@ class Reporter:
             self.view = PlainView(io.StringIO())
 
     def event(self, name: str, text: str, **values: Any) -> None:
-        """Something that happened: start, resume, stop. Logged and said."""
+        """Something that happened: start, resume, rollback, stop. Logged and said."""
         self._write("event", {"event": name, **values})
         self._show(View.say, name, text)
 

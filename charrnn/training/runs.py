@@ -22,7 +22,7 @@ RUNS = Path("runs")
 class Run:
     """runs/<name>/: config.yaml, metrics.jsonl, samples.txt, best.safetensors, last.safetensors, step-<n>.safetensors.
 
-    Beside them .lock.
+    Beside them .lock and, until the run is finished, good.safetensors: what diverging training goes back to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,6 +32,7 @@ class Run:
         self.samples = folder / "samples.txt"
         self.best = folder / "best.safetensors"
         self.last = folder / "last.safetensors"
+        self.good = folder / "good.safetensors"
 
     @classmethod
     def new(cls, folder: Path | None, label: str) -> "Run":
@@ -201,6 +202,24 @@ def write_whole(path: Path, content: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)  # renamed by now, unless something went wrong or a second Ctrl-C came
+
+
+def give_second_name(path: Path, name: Path) -> None:
+    """Let a file, which is never changed but only replaced whole, be found under another name too.
+
+    By a link, which takes no room, or where the file system has none by a copy. Raises CheckpointError where it
+    refuses both.
+    """
+    temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
+    try:
+        os.link(path, temporary)
+        os.replace(temporary, name)
+        _flush_folder(name.parent)
+    except OSError:
+        write_whole(name, path.read_bytes())
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)  # POSIX leaves it where both are names of one file already
 
 
 def _flush_folder(folder: Path) -> None:

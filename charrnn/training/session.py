@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from charrnn.config import Budget, Config
-from charrnn.errors import CheckpointError, TrainingError
+from charrnn.config import Budget, Config, Unit
+from charrnn.errors import CheckpointError
 from charrnn.model.cells import State
 from charrnn.model.network import CharRNN, detached
 from charrnn.text.dataset import Dataset
 from charrnn.text.minibatches import Minibatches, Position, Shape, Window
 from charrnn.training.capture import LossOfTensors, captured
 from charrnn.training.checkpoint import Checkpoint
+from charrnn.training.divergence import Diverged, Watch
 from charrnn.training.optimization import (
     clip_gradient,
     learning_rate_at,
@@ -25,7 +26,7 @@ from charrnn.training.optimization import (
     skip_unless_finite,
 )
 from charrnn.training.placement import Placement, on_device
-from charrnn.training.progress import Evaluated, Place, Placed, Progress, Sums, retained
+from charrnn.training.progress import Evaluated, Place, Placed, Progress, Sums, Watched, retained
 
 _UNREAD = 64
 """Steps whose losses a GPU may keep to itself before the host asks for them."""
@@ -57,8 +58,15 @@ class Session:
     state: State | None = None
     best_nats_per_char: float = math.inf
     best_step: int | None = None
+    since_best: int = 0
+    """Evaluations since the best one."""
     kept: list[Evaluated] = field(default_factory=list)
     """The models that `training.keep` keeps."""
+    good_step: int | None = None
+    """Of the last state that was taken for good, to be rolled back to."""
+    rollbacks: int = 0
+    """Each of which halved the learning rate."""
+    watch: Watch = field(default_factory=Watch)
     tally: Tally = field(default_factory=Tally)
     latest: dict[str, Any] = field(default_factory=dict)
     """The last training report and evaluation, for the checkpoint's metadata."""
@@ -91,10 +99,24 @@ class Session:
         """Epochs so far, as a fraction."""
         return self.minibatches.epochs_done(self.position)
 
-    def progress(self) -> float:
-        """The share of the budget that is spent; 1 and above means done."""
-        spent = {"seconds": self.seconds, "epochs": self.epochs, "steps": self.step_count}[self.budget.unit]
-        return spent / self.budget.amount
+    def spent(self, ahead: float = 0.0) -> dict[Unit, float]:
+        """What has been spent in each unit; `ahead`: in so many steps, as far as can be told, which time cannot."""
+        epochs = self.epochs + ahead / self.minibatches.windows_in(self.position.epoch)
+        return {"seconds": self.seconds, "epochs": epochs, "steps": self.step_count + ahead}
+
+    def progress(self, ahead: float = 0.0) -> float:
+        """The share of the budget that is spent, of several limits the largest; 1 and above means done."""
+        return max(self.budget.shares(self.spent(ahead)).values())
+
+    def led_by_time(self) -> bool:
+        """Whether the budget's limit in seconds is the one that stands to be reached first."""
+        shares = self.budget.shares(self.spent())
+        return "seconds" in shares and shares["seconds"] == max(shares.values())
+
+    def out_of_patience(self) -> bool:
+        """Whether `training.patience` has run out."""
+        patience = self.config.training.patience
+        return patience is not None and self.since_best >= patience
 
     def place(self) -> dict[str, float]:
         """Where the run is, as its log and its checkpoints say it."""
@@ -105,8 +127,8 @@ class Session:
     def step(self, progress: float) -> None:
         """Take the next window forward and back, clip, and move the weights; `progress` sets the learning rate.
 
-        Raises TrainingError before the weights move if the loss or the gradient is not finite. On a GPU the host does
-        not wait to see that: the device itself leaves the weights where they are, and a later `settle` raises.
+        Raises Diverged before the weights move if the loss or the gradient is not finite. On a GPU the host does not
+        wait to see that: the device itself leaves the weights where they are, and a later `settle` raises.
         """
         started = time.perf_counter()
         window = self.minibatches.window(self.position)
@@ -119,7 +141,7 @@ class Session:
             self.settle()
         if not self.waits:
             skip_unless_finite(self.optimizer, nats, norm)
-        set_learning_rate(self.optimizer, learning_rate_at(progress, self.config.training))
+        set_learning_rate(self.optimizer, self.rate_factor * learning_rate_at(progress, self.config.training))
         self.optimizer.step()
         self.state = detached(state)
         self.position = self.minibatches.after(self.position)
@@ -145,7 +167,7 @@ class Session:
     def settle(self) -> None:
         """Fetch the losses and norms of the steps since the last time from the device, and count them.
 
-        Raises TrainingError for one that is not finite.
+        Raises Diverged for one that is not finite.
         """
         if not self._unread:
             return
@@ -159,15 +181,21 @@ class Session:
             self.tally.clipped += clip_norm is not None and norm > clip_norm
             self.tally.last_norm = norm
 
+    @property
+    def rate_factor(self) -> float:
+        """What rollbacks have left of the schedule's learning rate."""
+        return 0.5**self.rollbacks
+
     def refuse_non_finite(self, what: str, value: float) -> None:
-        """Raise TrainingError for a figure that is no longer a number, with the way out."""
+        """Raise Diverged for a figure that is no longer a number."""
         if not math.isfinite(value):
-            raise TrainingError(
-                f"the {what} is no longer finite after step {self.step_count:,} ({value}); nothing was saved since. A "
-                f"new run with a lower training.learning_rate, a smaller training.clip_norm or "
-                f"training.precision=float32 usually mends this; --init-from best.safetensors starts it from the best "
-                f"model so far"
-            )
+            raise Diverged(f"the {what} is no longer finite after step {self.step_count:,} ({value})")
+
+    def refuse_non_finite_weights(self) -> None:
+        """Raise Diverged if a weight is no longer a number, as the last step may have left it without any loss yet."""
+        for name, parameter in self.network.named_parameters():
+            if not parameter.isfinite().all():
+                raise Diverged(f"the weights {name} are no longer finite after step {self.step_count:,}")
 
     def report(self) -> dict[str, Any]:
         """The figures of training since the last report, and a new tally."""
@@ -184,9 +212,25 @@ class Session:
         self.latest["training"] = report
         return report
 
+    def judge(self, loss: float, start: int) -> None:
+        """Take the mean loss, in nats per character, of the steps after `start`. Raises Diverged."""
+        uniform = math.log(self.dataset.vocabulary.size)
+        self.watch.see(loss, self.config.training.explosion, uniform, start, self.step_count)
+
+    def approve(self) -> None:
+        """Take the state as it is for good, if it is the best so far or the loss of late is calm. Raises Diverged."""
+        self.settle()
+        tally = self.tally
+        if self.best_step == self.step_count:
+            self.watch.clear()
+            self.good_step = self.step_count
+        elif self.watch.calm(tally.nats / tally.characters if tally.steps else None):
+            self.good_step = self.step_count
+
     def rank(self, nats_per_char: float) -> bool:
         """Note the validation loss of the model as it is now; whether it is the best so far."""
         is_best = nats_per_char < self.best_nats_per_char
+        self.since_best = 0 if is_best else self.since_best + 1
         if is_best:
             self.best_nats_per_char, self.best_step = nats_per_char, self.step_count
         evaluated = Evaluated(step=self.step_count, nats_per_char=nats_per_char)
@@ -223,6 +267,10 @@ class Session:
             best_nats_per_char=self.best_nats_per_char if math.isfinite(self.best_nats_per_char) else None,
             best_step=self.best_step,
             kept=self.kept,
+            since_best=self.since_best,
+            good_step=self.good_step,
+            rollbacks=self.rollbacks,
+            watch=Watched(**asdict(self.watch)),
             tally=Sums(**asdict(self.tally)),
             written=written,
             placement=self.placed(),
@@ -269,8 +317,25 @@ class Session:
         except (TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"the checkpoint cannot be gone on from: {error}") from None
 
+    def roll_back(self, stored: Checkpoint, trouble: Diverged) -> None:
+        """Go back to a good state of this run and remember why, but keep the clock: lost time is spent too.
+
+        Otherwise a run with a budget of time could go back for ever. Raises CheckpointError as `restore` does.
+        """
+        seconds = self.seconds
+        try:
+            self.network.load_state_dict(stored.weights)
+        except RuntimeError as error:
+            raise CheckpointError(f"the checkpoint is of another network: {error}") from None
+        self.restore(stored)
+        self._seconds_before, self._started = seconds, time.perf_counter()
+        self.good_step = self.step_count
+        if trouble.jumped_at is not None:
+            self.watch.jumped_at = trouble.jumped_at
+
     def _restore(self, progress: Progress, stored: Checkpoint) -> None:
         tensors, device = stored.training, self.network.device
+        self._unread.clear()
         self.step_count = progress.step
         self.position = Position(progress.position.epoch, progress.position.index)
         if self.position.index >= self.minibatches.windows_in(self.position.epoch):
@@ -279,6 +344,8 @@ class Session:
         best = progress.best_nats_per_char
         self.best_nats_per_char, self.best_step = math.inf if best is None else best, progress.best_step
         self.kept = retained(progress.kept, self.config.training.keep, self.config.training.keep_by)
+        self.since_best, self.good_step, self.rollbacks = progress.since_best, progress.good_step, progress.rollbacks
+        self.watch = Watch(**progress.watch.model_dump())
         self.tally = Tally(**progress.tally.model_dump())
         self.latest = {key: _figures(key, stored.metrics[key]) for key in _LATEST if key in stored.metrics}
         self.state = self._stored_state(tensors) if self.step_count else None

@@ -374,7 +374,7 @@ def test_a_folder_that_may_not_be_written_to_is_said(small_config, view, folder,
     monkeypatch.setattr(Training, "save", save)
     with pytest.raises(CheckpointError, match=r"cannot write during/last.safetensors: Permission denied; the earlier"):
         loop.train(small_config, view, during.folder)
-    assert checkpoint.load(during.last).metrics["step"] == 10
+    assert checkpoint.load(during.last).metrics["step"] == 18  # a twentieth of the budget earlier
 
 
 @POSIX_ONLY

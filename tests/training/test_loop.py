@@ -13,6 +13,7 @@ from charrnn.config import Config, load_config
 from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError, TrainingError
 from charrnn.text.dataset import load_dataset
 from charrnn.training import checkpoint, loop
+from charrnn.training.divergence import Diverged
 from charrnn.training.optimization import learning_rate_at
 from charrnn.training.runs import Run
 from charrnn.training.session import Session
@@ -184,6 +185,51 @@ def test_a_time_budget_ends_on_time_with_the_learning_rate_at_its_end(small_conf
     last = records(run, "training")[-1]
     assert last["step"] == 50
     assert last["learning_rate"] == pytest.approx(learning_rate_at(4.9 / 5, config.training))
+
+
+def test_a_budget_of_one_step_trains(small_config, view, folder):
+    config = with_settings(small_config, "budget=1 step", "evaluations=1")
+    run = loop.train(config, view, folder / "run")
+    (report,) = records(run, "training")
+    assert report["learning_rate"] == pytest.approx(learning_rate_at(0.5, config.training))
+    before, after = loop.prepare(config).network.state_dict(), checkpoint.load(run.last).weights
+    assert not torch.equal(before["readout.weight"], after["readout.weight"])
+
+
+@pytest.mark.parametrize("budget", ["40 steps", "2 epochs", "10h, 40 steps"])
+def test_the_learning_rate_of_a_step_is_that_of_its_middle(budget, small_config, view, folder):
+    config = with_settings(small_config, f"budget={budget}", "warmup=0.5")
+    session = loop.prepare(config)
+    spent = {"40 steps": 0.5 / 40, "2 epochs": 0.5 / session.minibatches.windows_in(0) / 2}
+    run = loop.train(config, view, folder / "run")
+    first = records(run, "training")[0]["learning_rate"]
+    assert first == pytest.approx(learning_rate_at(spent.get(budget, 0.5 / 40), config.training))
+
+
+def test_of_several_limits_the_first_ends_the_run_and_the_learning_rates_schedule(
+    small_config, view, folder, monkeypatch
+):
+    """By a clock that gives every step a tenth of a second; an epoch has 56 steps or so."""
+    monkeypatch.setattr(Session, "seconds", property(lambda self: 0.1 * self.step_count))
+    for number, (budget, steps) in enumerate(
+        [("3s, 2 epochs, 50 steps", 30), ("9s or 20 steps", 20), ("1h, 0.5 epochs", 28)]
+    ):
+        config = with_settings(small_config, f"budget={budget}", "evaluations=2")
+        run = loop.train(config, view, folder / str(number))
+        last = records(run, "training")[-1]
+        assert last["step"] == pytest.approx(steps, abs=0 if number < 2 else 1)
+        assert last["learning_rate"] < 0.01 * config.training.learning_rate
+        assert records(run, "evaluation")[-1]["step"] == last["step"]
+
+
+def test_evaluations_are_skipped_for_their_cost_only_where_time_is_the_limit_to_be_reached_first(
+    small_config, view, folder, monkeypatch
+):
+    monkeypatch.setattr(Session, "seconds", property(lambda self: 0.1 * self.step_count))
+    monkeypatch.setattr(loop.Training, "expected_seconds", lambda self: 1e9)
+    for budget, steps in (("5s, 1000 steps", [50]), ("1000s, 50 steps", [10, 20, 30, 40, 50])):
+        run = loop.train(with_settings(small_config, f"budget={budget}", "evaluations=5"), view, folder / budget)
+        assert [found["step"] for found in records(run, "evaluation")] == steps
     assert records(run, "evaluation")[-1]["step"] == 50
 
 
@@ -281,9 +327,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_move(small_config, f
     with torch.no_grad():
         session.network.readout.bias[3] = math.nan
         before["readout.bias"][3] = math.nan
-    with pytest.raises(
-        TrainingError, match=r"the loss is no longer finite after step 1 .*lower training.learning_rate"
-    ):
+    with pytest.raises(Diverged, match=r"^the loss is no longer finite after step 1 \(nan\)$"):
         session.step(0.5)
     for name, tensor in session.network.state_dict().items():
         assert torch.equal(tensor.nan_to_num(7), before[name].nan_to_num(7))
@@ -331,9 +375,9 @@ def test_a_loss_that_is_not_finite_moves_no_weights_though_the_host_sees_it_late
     session.step(0.5)
     for name, tensor in session.network.state_dict().items():
         assert torch.equal(tensor.nan_to_num(7), before[name].nan_to_num(7))
-    for use in (session.report, session.model_checkpoint):
+    for use in (session.report, session.model_checkpoint, session.approve):
         session._unread = [torch.tensor([math.nan, 1.0])]
-        with pytest.raises(TrainingError, match="the loss is no longer finite"):
+        with pytest.raises(Diverged, match="the loss is no longer finite"):
             use()
 
 

@@ -17,7 +17,7 @@ def training(**options: object) -> TrainingConfig:
 
 @pytest.mark.parametrize(("schedule", "middle"), [("cosine", 0.06), ("linear", 0.06), ("constant", 0.1)])
 def test_the_learning_rate_rises_in_the_warm_up_and_ends_where_the_schedule_says(schedule, middle):
-    config = training(schedule=schedule)
+    config = training(schedule=schedule, **({"final_learning_rate": 0.0} if schedule == "constant" else {}))
     assert learning_rate_at(0.0, config) == 0
     assert learning_rate_at(0.1, config) == pytest.approx(0.05)
     assert learning_rate_at(0.2, config) == pytest.approx(0.1)
