@@ -212,7 +212,7 @@ def test_a_time_budget_that_ends_during_a_rollback_ends_the_run_with_its_evaluat
 # ---- exact
 
 
-@pytest.mark.parametrize("stop_at", [4, 13, 21, 33])
+@pytest.mark.parametrize("stop_at", [13, 21, 33])
 def test_interrupted_and_resumed_equals_uninterrupted_through_a_rollback(
     stop_at, small_config, view, folder, monkeypatch
 ):
@@ -247,7 +247,7 @@ def test_a_run_killed_between_any_two_changes_of_the_disk_is_rolled_back_as_it_w
     config = with_settings(small_config, "budget=8 steps", "keep=2", "evaluations=4", "learning_rate=0.1")
     whole = loop.train(config, view, folder / "whole")
     ordinary = loop.Training.roll_back
-    for moment in range(14):  # those of the rollback, and of the first steps after it
+    for moment in range(10):  # those of the rollback, and of the first steps after it
         with monkeypatch.context() as patch:
 
             def dying(self: loop.Training, trouble: Diverged, patch: Any = patch, moment: int = moment) -> None:
@@ -332,7 +332,7 @@ def foreign_document(text: str) -> str:
     ("budget", "lanes", "steps"),
     [
         ("40 steps", 4, 11),
-        ("600 steps", 1, 5),
+        ("300 steps", 1, 5),
         pytest.param("600 steps", 4, 11, marks=pytest.mark.slow),
         pytest.param("20 epochs", 1, 11, marks=pytest.mark.slow),
     ],
@@ -350,7 +350,7 @@ def test_ordinary_training_is_never_taken_for_divergence(
 
 
 def test_training_that_starts_from_another_models_low_loss_may_begin_badly(small_config, view, folder, text_file):
-    first = loop.train(with_settings(small_config, "budget=400 steps", "samples=0"), view, folder / "first")
+    first = loop.train(with_settings(small_config, "budget=200 steps", "samples=0"), view, folder / "first")
     letters = sorted(set(text_file.read_text(encoding="utf-8")))
     other = folder / "other.txt"
     noise = np.random.default_rng(0).choice(letters, 1500)
