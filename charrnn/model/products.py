@@ -31,19 +31,23 @@ def repeated_product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | No
     115).
     """
     if weight.device.type == "cpu" and weight.dtype in _packable():
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
-        plain, adding = torch.ops.mkldnn._linear_pointwise.default, torch.ops.mkldnn._linear_pointwise.binary
-
-        def packed_product(x_BD: Tensor, added: Tensor | None) -> Tensor:
-            if added is None:
-                product: Tensor = plain(x_BD, packed, None, "none", [], "")
-            else:
-                product = adding(x_BD, added, packed, None, "add")
-            return product
-
-        return packed_product
+        return _packed(weight, rows)
     W = weight.T.contiguous()
     return lambda x_BD, added: x_BD @ W if added is None else torch.addmm(added, x_BD, W)
+
+
+def _packed(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | None], Tensor]:
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+    plain, adding = torch.ops.mkldnn._linear_pointwise.default, torch.ops.mkldnn._linear_pointwise.binary
+
+    def product(x_BD: Tensor, added: Tensor | None) -> Tensor:
+        if added is None:
+            result: Tensor = plain(x_BD, packed, None, "none", [], "")
+        else:
+            result = adding(x_BD, added, packed, None, "add")
+        return result
+
+    return product
 
 
 def step_product(weight: Tensor, rows: int) -> Product:
@@ -78,6 +82,10 @@ def quantized_product(weight: Tensor, rows: int) -> Product:
         )
     if not can_quantize():
         raise ConfigError("quantize: this CPU, or this build of PyTorch, has no fast products of int8 (VNNI)")
+    return _quantized(weight, rows)
+
+
+def _quantized(weight: Tensor, rows: int) -> Product:
     scales_K = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
     codes_KD = torch.round(weight / scales_K[:, None]).to(torch.int8)
     packed, zeros_K = (
@@ -92,19 +100,46 @@ def quantized_product(weight: Tensor, rows: int) -> Product:
     return lambda x_BD, added: adding(x_BD, *operands, added, None, *result, 1.0, 0, "add", 1.0, "none", [], "")
 
 
+@lru_cache(maxsize=1)
 def can_quantize() -> bool:
-    """Whether int8 products are at hand: oneDNN's, which torch.compile's CPU backend calls, and VNNI."""
-    has_them = torch._C._has_mkldnn and hasattr(torch.ops.onednn, "qlinear_pointwise")
-    return has_them and bool(getattr(torch.cpu, "_is_vnni_supported", lambda: False)())
+    """Whether int8 products are at hand: oneDNN's, which torch.compile's CPU backend calls, and VNNI.
+
+    They are no documented interface, so a small product is tried rather than a version of PyTorch trusted.
+    """
+    if not torch._C._has_mkldnn or not getattr(torch.cpu, "_is_vnni_supported", lambda: False)():
+        return False
+    weight, x_BD = torch.tensor([[1.0, -0.5, 0.25], [0.0, 2.0, 1.0]]), torch.tensor([[1.0, -1.0, 0.0], [0.0, 1.0, 1.0]])
+    codes_BD, added = torch.empty_like(x_BD, dtype=torch.uint8), torch.ones(2, 2)
+    encoded(x_BD, into=codes_BD)
+    try:
+        found = [_quantized(weight, 1)(codes_BD[:1], added[0]), _quantized(weight, 2)(codes_BD, added)]
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    expected = x_BD @ weight.T + added
+    return all(torch.allclose(result, expected[: len(result)], atol=0.05) for result in found)
 
 
 @lru_cache(maxsize=1)
 def _packable() -> frozenset[torch.dtype]:
-    """Precisions in which oneDNN packs weights here. Its operators are those that torch.compile's CPU backend calls."""
-    operators = ("_reorder_linear_weight", "_linear_pointwise")
-    has_them = torch._C._has_mkldnn and all(hasattr(torch.ops.mkldnn, name) for name in operators)
-    if not has_them or platform.machine() not in ("x86_64", "AMD64"):
+    """Precisions in which oneDNN packs weights here.
+
+    Its operators are those that torch.compile's CPU backend calls, and no documented interface: they are tried.
+    """
+    if not torch._C._has_mkldnn or platform.machine() not in ("x86_64", "AMD64"):
         return frozenset()
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return frozenset([torch.float32, torch.bfloat16])
-    return frozenset([torch.float32])
+    return frozenset(dtype for dtype in (torch.float32, torch.bfloat16) if _packs(dtype))
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    weight, x_BD, added = (
+        torch.tensor([[1.0, 2.0, 3.0]]),
+        torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 1.0]]),
+        torch.ones(2, 1),
+    )
+    try:
+        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+        found = _packed(weight.to(dtype), 2)(x_BD.to(dtype), added.to(dtype))
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return bool((found.float() == torch.tensor([[4.0], [6.0]])).all())

@@ -56,3 +56,16 @@ def test_a_quantized_product_is_that_of_the_rounded_numbers(rows):
     assert (rounded_x - x).abs().max() <= 0.5 / 127 + 1e-6
     found = quantized_product(weight, rows)(codes, added[0] if rows == 1 else added)
     torch.testing.assert_close(found.double(), rounded_x @ rounded_weight.T + added.double(), rtol=1e-5, atol=1e-5)
+
+
+def test_operators_that_another_pytorch_lacks_or_has_in_another_form_are_not_used(monkeypatch):
+    def other(*arguments: object) -> None:
+        raise TypeError("another signature")
+
+    with monkeypatch.context() as patch:
+        for name, check in (("_packed", products._packable), ("_quantized", products.can_quantize)):
+            patch.setattr(products, name, other)
+            check.cache_clear()
+            assert not check()
+    products._packable.cache_clear()
+    products.can_quantize.cache_clear()
