@@ -15,6 +15,7 @@ import typer
 
 from charrnn import __version__
 from charrnn.errors import CharrnnError, ConfigError
+from charrnn.memory import LARGE_PAGES
 
 if TYPE_CHECKING:
     from charrnn.bench.report import Table
@@ -112,7 +113,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     # PyTorch, once it is loaded, then asks Linux for large pages for large tensors: LSTM 2 x 512, 64 x 64, bfloat16,
     # forward and backward 131 -> 121 ms on 2 Zen 5 cores.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    os.environ.setdefault(LARGE_PAGES, "1")
     app()
 
 

@@ -2,6 +2,9 @@
 
 import os
 
+LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+"""The environment variable by which PyTorch asks Linux for large pages for large tensors."""
+
 _UNTOLD = 1 << 36
 """Bytes assumed where the system does not tell (Windows): more than most have, so that nothing is refused wrongly."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from charrnn.config import Config
 from charrnn.errors import ConfigError, TextError
 from charrnn.model.network import CharRNN
-from charrnn.model.stepper import Stepper
+from charrnn.model.stepper import require_quantizable
 from charrnn.sampling.choosing import Choosing
 from charrnn.sampling.generation import generate
 from charrnn.text.dataset import SplitName, read_again, utf8_length, where_it_was
@@ -74,7 +74,7 @@ class TrainedModel:
         network = stored.network(place).eval().requires_grad_(False)
         model = cls(found, network, stored.vocabulary, stored.config, stored.metrics, stored.corpus)
         if quantize == "int8":
-            Stepper(network, network.zero_state(1, network.readout.weight.dtype), quantized=True)  # or a reason why not
+            require_quantizable(network)
             return replace(model, quantized=True)
         return model._quantized_if_harmless() if quantize == "auto" else model
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-LARGE_PAGES = "THP_MEM_ALLOC_ENABLE"
+from charrnn.memory import LARGE_PAGES
 
 
 class Elsewhere:

@@ -13,7 +13,7 @@ from charrnn.bench.plain import PlainNetwork
 from charrnn.bench.timing import Contender
 from charrnn.errors import ConfigError
 from charrnn.model.network import CharRNN
-from charrnn.model.stepper import Stepper
+from charrnn.model.stepper import require_quantizable
 from charrnn.sampling.generation import generate
 
 LANES = (1, 16, 64)
@@ -66,7 +66,7 @@ def contenders(case: Case, device: torch.device) -> list[SamplingContender]:
 def can_sample_quantized(network: CharRNN) -> bool:
     """Whether this network and machine go with int8 weights."""
     try:
-        Stepper(network, network.zero_state(1), quantized=True)
+        require_quantizable(network)
     except ConfigError:
         return False
     return True

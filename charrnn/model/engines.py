@@ -25,6 +25,11 @@ class Execution:
     engine: str = "torch"
     dtype: torch.dtype = torch.float32
 
+    @property
+    def precision(self) -> str:
+        """The dtype as configurations name it."""
+        return str(self.dtype).removeprefix("torch.")
+
 
 Engine = Callable[[Tensor, State, Sequence[Weights], Cell, float], tuple[Tensor, State]]
 

@@ -72,8 +72,16 @@ def encoded(x_BD: Tensor, into: Tensor) -> None:
 def quantized_product(weight: Tensor, rows: int) -> Product:
     """The same for x as `encoded`, with W in int8 and a scale for each of its K rows.
 
-    The sums are whole numbers, so they do not depend on how many rows there are. Raises ConfigError for float64, off
-    the CPU, and on one without products of 8 bits summed in 32 (VNNI), where sums could overflow or take longer.
+    The sums are whole numbers, so they do not depend on how many rows there are. Raises ConfigError as require_int8.
+    """
+    require_int8(weight)
+    return _quantized(weight, rows)
+
+
+def require_int8(weight: Tensor) -> None:
+    """Raise ConfigError for float64, off the CPU, and on one without products of 8 bits summed in 32 (VNNI).
+
+    There sums could overflow, or take longer.
     """
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         dtype = str(weight.dtype).removeprefix("torch.")
@@ -82,7 +90,6 @@ def quantized_product(weight: Tensor, rows: int) -> Product:
         )
     if not can_quantize():
         raise ConfigError("quantize: this CPU, or this build of PyTorch, has no fast products of int8 (VNNI)")
-    return _quantized(weight, rows)
 
 
 def _quantized(weight: Tensor, rows: int) -> Product:

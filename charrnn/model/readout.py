@@ -12,17 +12,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from charrnn.text.minibatches import IGNORE
+
 _BLOCK = 2**19
 """Logits of a block, 2 MB in float32, which stays in a cache. A text of 66 characters has all of a window in one."""
-
-IGNORED = -100
-"""A target that does not count, as for torch.nn.functional.cross_entropy."""
 
 
 def cross_entropy_sum(
     H_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor, with_gradient: bool
 ) -> Tensor:
-    """Nats summed over the targets that are not IGNORED, in the weights' precision; products in that of H_NH.
+    """Nats summed over the targets that are not IGNORE, in the weights' precision; products in that of H_NH.
 
     with_gradient: whether the gradient is wanted too, which is made on the way.
     """
@@ -42,7 +41,7 @@ class _CrossEntropy(torch.autograd.Function):
         rows = max(1, _BLOCK // len(bias_V))
         for H, targets, dH in zip(*(torch.split(rows_N, rows) for rows_N in (H_NH, targets_N, dH_NH)), strict=True):
             log_p = torch.log_softmax(functional.linear(H, W_VH, b_V).to(weight_VH.dtype), dim=1)
-            nats += functional.nll_loss(log_p, targets, reduction="sum", ignore_index=IGNORED)
+            nats += functional.nll_loss(log_p, targets, reduction="sum", ignore_index=IGNORE)
             if with_gradient:
                 dO = _logit_gradient(log_p, targets)
                 dbias_V += dO.sum(0)
@@ -61,7 +60,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 def _logit_gradient(log_p_NV: Tensor, targets_N: Tensor) -> Tensor:
     """softmax(O) minus the one-hot target, zero where there is none; takes the room of log_p_NV."""
-    counts_N1 = (targets_N != IGNORED).unsqueeze(1)
+    counts_N1 = (targets_N != IGNORE).unsqueeze(1)
     dO_NV = log_p_NV.exp_()
     dO_NV.scatter_add_(1, targets_N.clamp(min=0).unsqueeze(1), -torch.ones_like(dO_NV[:, :1]))
     return dO_NV.mul_(counts_N1)

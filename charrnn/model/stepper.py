@@ -16,20 +16,20 @@ from torch import Tensor
 from charrnn.errors import ConfigError
 from charrnn.model.cells import State, Weights
 from charrnn.model.network import CharRNN
-from charrnn.model.products import Product, encoded, quantized_product, step_product
+from charrnn.model.products import Product, encoded, quantized_product, require_int8, step_product
 
 
 class Stepper:
     """A network's B lanes of state and the step that takes them one character further.
 
     state: each tensor (L, 1, H), repeated for all lanes, or (L, B, H). float32 or float64, as the network's weights.
-    quantized: int8 weights in the hidden layers. Raises ConfigError where that cannot be had, see quantized_product.
+    quantized: int8 weights in the hidden layers. Raises ConfigError where that cannot be had, see require_quantizable.
     """
 
     def __init__(self, network: CharRNN, state: State, lanes: int = 1, quantized: bool = False) -> None:
         make_product = quantized_product if quantized else step_product
-        if quantized and network.cell.activation == "relu":
-            raise ConfigError("quantize: the hidden states of activation relu have no bounds to scale them by")
+        if quantized:
+            require_quantizable(network)
         make_layer = {"lstm": _LSTM, "gru": _GRU, "rnn": _RNN}[network.cell.name]
         phi = torch.relu if network.cell.activation == "relu" else torch.tanh
         weight, bias = network.readout.weight.detach(), network.readout.bias.detach()
@@ -46,8 +46,8 @@ class Stepper:
             self._layers.append(make_layer(weights, place))
         embedding = None if network.embedding is None else network.embedding.weight.detach()
         self._table = self._layers[0].table(embedding)
-        self._biases = [layer.bias.expand(lanes, -1).squeeze(0).contiguous() for layer in self._layers[1:]]
-        self._readout, self._bias = step_product(weight, lanes), bias.expand(lanes, -1).squeeze(0).contiguous()
+        self._biases = [_added(layer.bias, lanes) for layer in self._layers[1:]]
+        self._readout, self._bias = step_product(weight, lanes), _added(bias, lanes)
         self._top, self._id_is_here = rows_BLH[:, -1], lanes == 1 and weight.device.type == "cpu"
 
     def step(self, ids_B: Tensor) -> Tensor:
@@ -60,6 +60,18 @@ class Stepper:
     def logits(self) -> Tensor:
         """The (B, V) logits of what follows the state as it is, with nothing read."""
         return self._readout(self._top, self._bias)
+
+
+def require_quantizable(network: CharRNN) -> None:
+    """Raise ConfigError where int8 weights cannot be had: see require_int8, and for hidden states without bounds."""
+    if network.cell.activation == "relu":
+        raise ConfigError("quantize: the hidden states of activation relu have no bounds to scale them by")
+    require_int8(network.readout.weight)
+
+
+def _added(bias_K: Tensor, lanes: int) -> Tensor:
+    """A bias as a Product adds it: (K,) to one lane, else (B, K)."""
+    return bias_K.expand(lanes, -1).squeeze(0).contiguous()
 
 
 @dataclass(frozen=True)
@@ -151,7 +163,7 @@ class _GRU(_Layer):
         self._from_x = None if place.is_first else place.product(weights.weight_ih)
         self._from_h = place.product(weights.weight_hh)
         lanes, H = place.hidden_BH.shape
-        self._bias_hh = weights.bias_hh.expand(lanes, -1).squeeze(0).contiguous()
+        self._bias_hh = _added(weights.bias_hh, lanes)
         self._x, self._h, self._place, self._gates = place.read_BPH[:, 0], place.read_BPH[:, -1], place, 2 * H
 
     def step(self, added: Tensor) -> None:

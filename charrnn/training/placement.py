@@ -100,7 +100,7 @@ def _fastest(network: CharRNN, candidates: list[Execution], shape: Shape) -> tup
 
 
 def _in_words(execution: Execution) -> str:
-    return f"{execution.engine} {str(execution.dtype).removeprefix('torch.')}"
+    return f"{execution.engine} {execution.precision}"
 
 
 def cpu_has_bfloat16() -> bool:

@@ -76,8 +76,7 @@ def _hardware(session: Session) -> str:
         where = torch.cuda.get_device_name(device)
     else:
         where = f"{device.type}, {torch.get_num_threads()} threads"
-    dtype = str(execution.dtype).removeprefix("torch.")
-    return f"{where}; engine {execution.engine} in {dtype} ({session.placement.reason})"
+    return f"{where}; engine {execution.engine} in {execution.precision} ({session.placement.reason})"
 
 
 def _parameters(network: CharRNN) -> list[str]:

@@ -283,7 +283,7 @@ class Session:
             {
                 "device": self.placement.device.type,
                 "engine": self.placement.execution.engine,
-                "dtype": str(self.placement.execution.dtype).removeprefix("torch."),
+                "dtype": self.placement.execution.precision,
                 "torch": str(torch.__version__),
                 "threads": torch.get_num_threads(),
             }

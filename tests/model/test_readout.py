@@ -5,7 +5,8 @@ import torch
 
 from charrnn.model import readout
 from charrnn.model.network import loss_sum
-from charrnn.model.readout import IGNORED, cross_entropy_sum
+from charrnn.model.readout import IGNORE as IGNORED
+from charrnn.model.readout import cross_entropy_sum
 from charrnn.text import minibatches
 
 ROWS, HIDDEN, VOCABULARY = 23, 5, 11
