@@ -203,6 +203,10 @@ class ModelConfig(_Section):
     """Size of the learned vectors; with input embedding only."""
     dropout: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.0
     """Share of units dropped between layers and before the readout (Zaremba et al. 2014), never across time."""
+    dropout_mask: Literal["step", "window"] = "step"
+    """Whether every step drops other units, or a lane the same ones for a whole window (Gal and Ghahramani 2016)."""
+    weight_dropout: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.0
+    """Share of the weights of W_hh that are dropped, others for each window (DropConnect; Merity et al. 2018)."""
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
@@ -215,6 +219,8 @@ class ModelConfig(_Section):
                 "embedding_size together with input embedding, and only then, "
                 f"not input {self.input} with embedding_size {self.embedding_size}"
             )
+        if not self.dropout:
+            _refuse_idle(self, "dropout_mask", "without dropout")
         return self
 
 
@@ -247,6 +253,8 @@ class TrainingConfig(_Section):
     """Where the schedule ends."""
     clip_norm: Annotated[FiniteFloat, Field(gt=0), _NotBool] | None = 1.0
     """theta of the book: the gradient's largest global norm; null for no clipping."""
+    averaging: Annotated[FiniteFloat, Field(ge=0, le=0.5), _NotBool] = 0.0
+    """Evaluate, sample and keep averaged weights, whose mean age is this share of the steps so far; 0 for the last."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Of the products; auto takes bfloat16 where the hardware has it and a trial shows it faster, else float32."""
     engine: Literal["auto", "reference", "written", "torch"] = "auto"

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from charrnn.model.cells import Cell, State, Weights
+from charrnn.model.cells import Cell, Drop, State, Weights
 from charrnn.model.products import repeated_product
 
 sigmoid_gradient = torch.ops.aten.sigmoid_backward.grad_input
@@ -29,13 +29,12 @@ tanh_gradient = torch.ops.aten.tanh_backward.grad_input
 
 
 def written(
-    x: Tensor, state: State, layers: Sequence[Weights], cell: Cell, dropout: float = 0.0
+    x: Tensor, state: State, layers: Sequence[Weights], cell: Cell, drop: Drop | None = None
 ) -> tuple[Tensor, State]:
     """The stack of layers by the functions below; the signature is that of every engine, see engines.py."""
     H_TBH, finals = x, []
     for l, weights in enumerate(layers):
-        if dropout and l:
-            H_TBH = functional.dropout(H_TBH, dropout)
+        H_TBH = drop(H_TBH) if drop and l else H_TBH
         before = tuple(tensor_LBH[l] for tensor_LBH in state)
         if cell.name == "rnn":
             H_TBH, *final = _RNN.apply(H_TBH, *before, *weights, cell.activation)  # type: ignore[no-untyped-call]

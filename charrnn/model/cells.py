@@ -17,6 +17,9 @@ CellName = Literal["rnn", "gru", "lstm"]
 State = tuple[Tensor, ...]
 """What a layer or a stack carries through time: (H,), and for the LSTM (H, C)."""
 
+Drop = Callable[[Tensor], Tensor]
+"""What the layers between which it stands read of H_TBH: some of it dropped."""
+
 
 class Weights(NamedTuple):
     """One layer's parameters, G gates stacked, D inputs, H units: named and shaped as in torch.nn."""

@@ -1,10 +1,10 @@
 """One signature for the whole stack of hidden layers, several engines behind it.
 
-    run(x, state, layers, cell, dropout) -> (H_TBH, state)
+    run(x, state, layers, cell, drop) -> (H_TBH, state)
 
 x is either ids_TB (integers), standing for one-hot rows, or X_TBD (floating point). `state` holds the cell's tensors,
-each (L, B, H). `dropout` is the probability with which the inputs of layers 2 to L are dropped. Every engine agrees
-with `reference` in values and gradients.
+each (L, B, H). `drop`, if it is given, makes of H^(l-1) what layer l reads, for layers 2 to L in this order. Every
+engine agrees with `reference` in values and gradients.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from charrnn.model.bptt import written
-from charrnn.model.cells import Cell, State, Weights
+from charrnn.model.cells import Cell, Drop, State, Weights
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Execution:
         return str(self.dtype).removeprefix("torch.")
 
 
-Engine = Callable[[Tensor, State, Sequence[Weights], Cell, float], tuple[Tensor, State]]
+Engine = Callable[[Tensor, State, Sequence[Weights], Cell, Drop | None], tuple[Tensor, State]]
 
 
 def one_hot(ids_TB: Tensor, vocabulary_size: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -41,13 +40,13 @@ def one_hot(ids_TB: Tensor, vocabulary_size: int, dtype: torch.dtype = torch.flo
 
 
 def reference(
-    x: Tensor, state: State, layers: Sequence[Weights], cell: Cell, dropout: float = 0.0
+    x: Tensor, state: State, layers: Sequence[Weights], cell: Cell, drop: Drop | None = None
 ) -> tuple[Tensor, State]:
     """The book's recurrence as written in cells.py, step by step and layer by layer, under autograd."""
     H_TBH = _dense(x, layers[0])  # H^(0) = X
     finals = []
     for l, weights in enumerate(layers):
-        H_TBH = _dropped(H_TBH, dropout, l)
+        H_TBH = drop(H_TBH) if drop and l else H_TBH
         state_l = tuple(tensor_LBH[l] for tensor_LBH in state)
         outputs = []
         for X_BD in H_TBH:
@@ -59,7 +58,7 @@ def reference(
 
 
 def with_torch(
-    x: Tensor, state: State, layers: Sequence[Weights], cell: Cell, dropout: float = 0.0
+    x: Tensor, state: State, layers: Sequence[Weights], cell: Cell, drop: Drop | None = None
 ) -> tuple[Tensor, State]:
     """PyTorch's own kernels: oneDNN for the LSTM on a CPU, cuDNN on a GPU.
 
@@ -70,11 +69,11 @@ def with_torch(
     """
     wide = not x.is_floating_point() and layers[0].weight_ih.shape[1] > layers[0].weight_hh.shape[1]
     depth = len(layers)
-    alone = depth if dropout else int(wide)
+    alone = depth if drop else int(wide)
     parts = [slice(l, l + 1) for l in range(alone)] + ([slice(alone, depth)] if alone < depth else [])
     H_TBH, finals = x, []
     for part in parts:
-        H_TBH = _dropped(H_TBH, dropout, part.start)
+        H_TBH = drop(H_TBH) if drop and part.start else H_TBH
         run = written if wide and part.start == 0 else _kernels
         H_TBH, final = run(H_TBH, tuple(tensor_LBH[part] for tensor_LBH in state), layers[part], cell)
         finals.append(final)
@@ -101,10 +100,6 @@ def _dense(x: Tensor, first: Weights) -> Tensor:
     if x.is_floating_point():
         return x
     return one_hot(x, first.weight_ih.shape[1], first.weight_ih.dtype)
-
-
-def _dropped(H_TBH: Tensor, dropout: float, layer: int) -> Tensor:
-    return functional.dropout(H_TBH, dropout) if dropout and layer else H_TBH
 
 
 ENGINES: dict[str, Engine] = {"reference": reference, "written": written, "torch": with_torch}

@@ -103,12 +103,24 @@ class CharRNN(nn.Module):
         """H_TBH of the last layer, in the execution's precision, and the state after the ids."""
         execution = execution or Execution(dtype=self.readout.weight.dtype)
         dtype = execution.dtype
-        dropout = self.config.dropout if self.training else 0.0
         state = state if state is not None else self.zero_state(ids_TB.shape[1], dtype)
         layers = [Weights(*(tensor.to(dtype) for tensor in weights)) for weights in self.rnn.layers()]
+        if self.training and self.config.weight_dropout:
+            layers = [self._with_dropped_weights(weights) for weights in layers]
+        drop = self._dropped if self.training and self.config.dropout else None
         x = ids_TB if self.embedding is None else self.embedding(ids_TB).to(dtype)
-        H_TBH, state = ENGINES[execution.engine](x, state, layers, self.cell, dropout)
-        return (functional.dropout(H_TBH, dropout) if dropout else H_TBH), state
+        H_TBH, state = ENGINES[execution.engine](x, state, layers, self.cell, drop)
+        return (drop(H_TBH) if drop else H_TBH), state
+
+    def _dropped(self, H_TBH: Tensor) -> Tensor:
+        """Dropout: of other units at each step (Zaremba et al. 2014), or the same at all (Gal and Ghahramani 2016)."""
+        if self.config.dropout_mask == "step":
+            return functional.dropout(H_TBH, self.config.dropout)
+        return H_TBH * functional.dropout(torch.ones_like(H_TBH[:1]), self.config.dropout)
+
+    def _with_dropped_weights(self, weights: Weights) -> Weights:
+        """DropConnect on W_hh, one mask for the whole window (Merity et al. 2018)."""
+        return weights._replace(weight_hh=functional.dropout(weights.weight_hh, self.config.weight_dropout))
 
     def zero_state(self, lanes: int, dtype: torch.dtype = torch.float32) -> State:
         """The cell's tensors of zeros, each (L, lanes, H)."""

@@ -30,10 +30,10 @@ from charrnn.model.network import CharRNN
 from charrnn.text.vocabulary import Vocabulary
 from charrnn.training.runs import write_whole
 
-FORMAT = 2
+FORMAT = 3
 """Raised by one whenever an older charrnn could not read the file rightly, or a newer one expects more of it.
 
-1: without checksums. 2: with them."""
+1: without checksums. 2: with them. 3: the weights may be averages, with the network's own among the training state."""
 
 TRAINING = "training/"
 """Prefix of the tensors that only training needs."""

@@ -99,7 +99,7 @@ class Training:
         ids = session.dataset.validation
         vocabulary, execution = session.dataset.vocabulary, session.placement.execution
         num_bytes = session.dataset.predicted_bytes["validation"]
-        found = evaluate(session.network, vocabulary, ids, execution, quick_lanes(len(ids)), num_bytes)
+        found = evaluate(session.model, vocabulary, ids, execution, quick_lanes(len(ids)), num_bytes)
         session.refuse_non_finite("validation loss", found.nats_per_char)
         is_best = session.rank(found.nats_per_char)
         session.latest["validation"] = found.to_json()
@@ -126,7 +126,7 @@ class Training:
         session, training = self.session, self.session.config.training
         vocabulary = session.dataset.vocabulary
         prefix = vocabulary.encode(training.sample_prefix, on_unknown="skip")
-        drawn = generate(session.network, vocabulary, prefix, training.sample_length, seed=training.seed)
+        drawn = generate(session.model, vocabulary, prefix, training.sample_length, seed=training.seed)
         return training.sample_prefix + vocabulary.decode([int(ids[0]) for ids in drawn])
 
     def save(self) -> None:

@@ -1,4 +1,4 @@
-"""How the weights move: the optimizer, the learning rate's schedule, clipping."""
+"""How the weights move: the optimizer, the learning rate's schedule, clipping; and what they come to on average."""
 
 import math
 from collections.abc import Iterable
@@ -60,3 +60,15 @@ def clip_gradient(parameters: Iterable[nn.Parameter], clip_norm: float | None) -
     clip_norm: theta; None only measures.
     """
     return nn.utils.clip_grad_norm_(parameters, math.inf if clip_norm is None else clip_norm)
+
+
+@torch.no_grad()
+def take_into_average(averaged: nn.Module, network: nn.Module, step: int, age: float) -> None:
+    """Take the weights after a step, counted from 1, into their average over the run so far.
+
+    A step's weights count for (step / steps so far)^(1/age - 2), the power function average of Karras et al. (2024):
+    their mean age is the share `age` of the steps so far, so that no time constant has to fit the budget.
+    """
+    newest = 1 - (1 - 1 / step) ** (1 / age - 1)
+    for mean, weight in zip(averaged.parameters(), network.parameters(), strict=True):
+        mean.lerp_(weight, newest)

@@ -1,5 +1,6 @@
 """A run in progress: everything that one step changes, and all of it in a checkpoint and back."""
 
+import copy
 import math
 import time
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from charrnn.training.optimization import (
     make_optimizer,
     set_learning_rate,
     skip_unless_finite,
+    take_into_average,
 )
 from charrnn.training.placement import Placement, on_device
 from charrnn.training.progress import Evaluated, Place, Placed, Progress, Sums, Watched, retained
@@ -81,6 +83,8 @@ class Session:
         )
         self.budget = Budget.parse(training.budget)
         self.optimizer = make_optimizer(self.network, training)
+        self.model = copy.deepcopy(self.network).eval() if training.averaging else self.network
+        """What is evaluated, sampled from and kept: the averaged weights, or the network itself."""
         self.waits = self.network.device.type != "cuda"
         self._unread: list[Tensor] = []
         self._captured: LossOfTensors | None = None
@@ -146,6 +150,8 @@ class Session:
         self.state = detached(state)
         self.position = self.minibatches.after(self.position)
         self.step_count += 1
+        if self.model is not self.network:
+            take_into_average(self.model, self.network, self.step_count, self.config.training.averaging)
         self.tally.characters += window.num_targets
         self.tally.steps += 1
         self.tally.seconds += time.perf_counter() - started
@@ -245,7 +251,7 @@ class Session:
         return Checkpoint(
             config=self.config,
             vocabulary=self.dataset.vocabulary,
-            weights=dict(self.network.state_dict()),
+            weights=dict(self.model.state_dict()),
             corpus={
                 "name": self.dataset.name,
                 "characters": len(self.dataset.training) + len(self.dataset.validation) + len(self.dataset.test),
@@ -300,6 +306,8 @@ class Session:
             for key, moment in moments.get(index, {}).items():
                 if isinstance(moment, Tensor):
                     tensors[f"optimizer/{key}/{name}"] = moment
+        if self.model is not self.network:
+            tensors |= {f"network/{name}": parameter for name, parameter in self.network.named_parameters()}
         return tensors
 
     def _optimized_names(self) -> list[str]:
@@ -323,10 +331,6 @@ class Session:
         Otherwise a run with a budget of time could go back for ever. Raises CheckpointError as `restore` does.
         """
         seconds = self.seconds
-        try:
-            self.network.load_state_dict(stored.weights)
-        except RuntimeError as error:
-            raise CheckpointError(f"the checkpoint is of another network: {error}") from None
         self.restore(stored)
         self._seconds_before, self._started = seconds, time.perf_counter()
         self.good_step = self.step_count
@@ -335,6 +339,10 @@ class Session:
 
     def _restore(self, progress: Progress, stored: Checkpoint) -> None:
         tensors, device = stored.training, self.network.device
+        self.model.load_state_dict(stored.weights)
+        if self.model is not self.network:
+            shapes = {name: parameter.shape for name, parameter in self.network.named_parameters()}
+            self.network.load_state_dict({n: _checked(tensors, f"network/{n}", shape) for n, shape in shapes.items()})
         self._unread.clear()
         self.step_count = progress.step
         self.position = Position(progress.position.epoch, progress.position.index)

@@ -1,10 +1,12 @@
 """Every engine agrees with `reference`, and `reference` with torch.nn and with numeric gradients."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import dropout
 
 from charrnn.config import ModelConfig
 from charrnn.model.cells import Cell, State, Weights
@@ -59,7 +61,7 @@ def values_and_gradients(engine, x, state, layers, cell) -> list[torch.Tensor]:
     """Outputs, final state, and the gradients of a loss that weighs all of them unevenly."""
     state = tuple(tensor.clone().requires_grad_() for tensor in state)
     leaves = [*state, *itertools.chain.from_iterable(layers), *([x] if x.is_floating_point() else [])]
-    hidden_TBH, final = engine(x, state, layers, cell, 0.0)
+    hidden_TBH, final = engine(x, state, layers, cell)
     outputs = [hidden_TBH, *final]
     loss = sum((output * torch.linspace(-1, 2, output.numel()).view_as(output)).sum() for output in outputs)
     return [*outputs, *torch.autograd.grad(loss, leaves)]
@@ -87,8 +89,8 @@ def test_engine_agrees_with_reference_under_dropout_from_the_same_seed(name, cel
     results = []
     for engine in (reference, ENGINES[name]):
         torch.manual_seed(5)
-        results.append(engine(inputs("ids"), state, layers, cell, 0.4)[0])
-    without, _ = reference(inputs("ids"), state, layers, cell, 0.0)
+        results.append(engine(inputs("ids"), state, layers, cell, partial(dropout, p=0.4))[0])
+    without, _ = reference(inputs("ids"), state, layers, cell)
     torch.testing.assert_close(results[0], results[1])
     assert not torch.allclose(results[0], without)
 
@@ -97,10 +99,10 @@ def test_engine_agrees_with_reference_under_dropout_from_the_same_seed(name, cel
 @pytest.mark.parametrize("cell", CELLS, ids=IDS)
 def test_engine_in_lower_precision_stays_near_float64(name, cell):
     layers, state = random_layers(cell, VOCABULARY, 2), random_state(cell, 2)
-    exact, _ = reference(inputs("ids"), state, layers, cell, 0.0)
+    exact, _ = reference(inputs("ids"), state, layers, cell)
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 0.1)):
         lower = [Weights(*(tensor.detach().to(dtype) for tensor in weights)) for weights in layers]
-        found, _ = ENGINES[name](inputs("ids"), tuple(tensor.to(dtype) for tensor in state), lower, cell, 0.0)
+        found, _ = ENGINES[name](inputs("ids"), tuple(tensor.to(dtype) for tensor in state), lower, cell)
         assert found.dtype == dtype
         torch.testing.assert_close(found.double(), exact, rtol=tolerance, atol=tolerance)
 
@@ -118,13 +120,13 @@ def test_gradients_in_lower_precision_stay_near_float64(name, cell, dtype, toler
         assert (one.double() - other).norm() <= tolerance * other.norm()
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("drop", [None, dropout], ids=["whole", "dropped"])
 @pytest.mark.parametrize("cell", CELLS, ids=IDS)
 @pytest.mark.parametrize("name", ["written", "torch"])
-def test_fast_engines_make_no_one_hot_rows_wider_than_the_hidden_layers(name, cell, dropout, monkeypatch):
+def test_fast_engines_make_no_one_hot_rows_wider_than_the_hidden_layers(name, cell, drop, monkeypatch):
     assert VOCABULARY > HIDDEN
     monkeypatch.setattr("charrnn.model.engines.one_hot", lambda *arguments: pytest.fail("one-hot rows"))
-    ENGINES[name](inputs("ids"), random_state(cell, 2), random_layers(cell, VOCABULARY, 2), cell, dropout)
+    ENGINES[name](inputs("ids"), random_state(cell, 2), random_layers(cell, VOCABULARY, 2), cell, drop)
 
 
 @pytest.mark.parametrize("depth", [1, 2])
@@ -136,7 +138,7 @@ def test_reference_computes_what_torch_nn_computes_from_the_same_weights(cell, d
     rows_TBV = one_hot(inputs("ids"), VOCABULARY, torch.float64)
     expected, expected_state = module(rows_TBV, state if cell.name == "lstm" else state[0])
     expected_state = expected_state if cell.name == "lstm" else (expected_state,)
-    found, found_state = reference(inputs("ids"), state, layers, cell, 0.0)
+    found, found_state = reference(inputs("ids"), state, layers, cell)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     for one, other in zip(found_state, expected_state, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
@@ -150,7 +152,7 @@ def test_gradients_agree_with_finite_differences(name, cell):
 
     def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         stacked = [Weights(*tensors[4 * l : 4 * l + 4]) for l in range(2)]
-        hidden_TBH, final = ENGINES[name](ids_TB, state, stacked, cell, 0.0)
+        hidden_TBH, final = ENGINES[name](ids_TB, state, stacked, cell)
         return (hidden_TBH, *final)
 
     assert torch.autograd.gradcheck(run, tuple(itertools.chain.from_iterable(layers)))
@@ -160,9 +162,9 @@ def test_gradients_agree_with_finite_differences(name, cell):
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_split_sequence_equals_a_whole_one(name, cell):
     layers, state, ids_TB = random_layers(cell, VOCABULARY, 2), random_state(cell, 2), inputs("ids")
-    whole, final = ENGINES[name](ids_TB, state, layers, cell, 0.0)
-    first, carried = ENGINES[name](ids_TB[:3], state, layers, cell, 0.0)
-    second, carried = ENGINES[name](ids_TB[3:], carried, layers, cell, 0.0)
+    whole, final = ENGINES[name](ids_TB, state, layers, cell)
+    first, carried = ENGINES[name](ids_TB[:3], state, layers, cell)
+    second, carried = ENGINES[name](ids_TB[3:], carried, layers, cell)
     torch.testing.assert_close(torch.cat([first, second]), whole, rtol=1e-12, atol=1e-12)
     for one, other in zip(carried, final, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import dropout
 
 from charrnn.config import ModelConfig
 from charrnn.model.engines import Execution
@@ -83,6 +84,30 @@ def test_dropout_drops_the_outputs_of_every_layer_but_never_the_state_through_ti
     _, whole = network.eval()(ids())
     for one, other in zip(dropped, whole, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("mask", "differs"), [("step", True), ("window", False)])
+def test_a_mask_of_the_window_drops_the_same_units_at_every_step_and_others_in_each_lane(mask, differs):
+    dropped_TBH = make(dropout=0.5, dropout_mask=mask).train()._dropped(torch.ones(7, 3, 5))
+    assert set(dropped_TBH.unique().tolist()) == {0.0, 2.0}
+    assert (dropped_TBH != dropped_TBH[:1]).any() == differs
+    assert (dropped_TBH[0] != dropped_TBH[0, :1]).any()
+
+
+def test_weight_dropout_drops_weights_of_w_hh_for_the_whole_window_in_training_only():
+    network, p = make(num_layers=2, weight_dropout=0.4).train(), 0.4
+    torch.manual_seed(3)
+    found, _ = network(ids())
+    torch.manual_seed(3)
+    masks = [dropout(torch.ones_like(weights.weight_hh), p) for weights in network.rnn.layers()]
+    whole, _ = network.eval()(ids())
+    with torch.no_grad():
+        for weights, mask in zip(network.rnn.layers(), masks, strict=True):
+            assert set(mask.unique().tolist()) == {0.0, torch.tensor(1 / (1 - p)).item()}
+            weights.weight_hh.mul_(mask)
+    expected, _ = network(ids())
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, whole)
 
 
 def test_the_loss_sums_over_targets_and_skips_ignored_ones():

@@ -14,6 +14,7 @@ from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError,
 from charrnn.text.dataset import load_dataset
 from charrnn.training import checkpoint, loop
 from charrnn.training.divergence import Diverged
+from charrnn.training.evaluation import evaluate, quick_lanes
 from charrnn.training.optimization import learning_rate_at
 from charrnn.training.runs import Run
 from charrnn.training.session import Session
@@ -105,6 +106,22 @@ def test_evaluations_and_samples_on_the_way_do_not_change_the_training(small_con
     assert_same_tensors(often.last, seldom.last)
 
 
+def test_what_is_evaluated_sampled_and_kept_is_the_average_and_training_goes_on_from_the_last_weights(
+    small_config, view, folder
+):
+    plain = loop.train(small_config, view, folder / "plain")
+    averaged = loop.train(with_settings(small_config, "averaging=0.3"), view, folder / "averaged")
+    before, after = (checkpoint.load(run.last, with_training=True) for run in (plain, averaged))
+    for name, weight in before.weights.items():  # averaging does not change the training
+        assert torch.equal(after.training[f"network/{name}"], weight)
+        assert not torch.equal(after.weights[name], weight)
+    stored = checkpoint.load(averaged.last)
+    validation = load_dataset(stored.config.corpus).validation
+    found = evaluate(stored.network(), stored.vocabulary, validation, lanes=quick_lanes(len(validation)))
+    assert records(averaged, "evaluation")[-1]["nats_per_char"] == pytest.approx(found.nats_per_char, abs=1e-6)
+    assert records(plain, "evaluation")[-1]["nats_per_char"] != pytest.approx(found.nats_per_char, abs=1e-6)
+
+
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGINT) -> None:
     """Send this process a signal in the middle of a step, once."""
     ordinary = Session._forward
@@ -122,6 +139,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signa
     "settings",
     [
         ["cell=lstm", "num_layers=2", "dropout=0.3"],
+        ["cell=lstm", "num_layers=2", "dropout=0.3", "dropout_mask=window", "weight_dropout=0.3", "averaging=0.1"],
         ["cell=gru", "partitioning=random", "dropout=0.2", "schedule=linear"],
         ["cell=rnn", "engine=reference", "optimizer=sgd"],
         ["cell=lstm", "precision=bfloat16", "budget=3 epochs"],

@@ -8,7 +8,13 @@ from torch import nn
 
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.model.network import CharRNN
-from charrnn.training.optimization import clip_gradient, learning_rate_at, make_optimizer, set_learning_rate
+from charrnn.training.optimization import (
+    clip_gradient,
+    learning_rate_at,
+    make_optimizer,
+    set_learning_rate,
+    take_into_average,
+)
 
 
 def training(**options: object) -> TrainingConfig:
@@ -87,3 +93,15 @@ def test_clipping_scales_all_gradients_by_theta_over_the_norm_and_only_when_abov
     scale = min(1.0, theta / norm) if theta else 1.0
     for parameter, gradient in zip(parameters, gradients, strict=True):
         torch.testing.assert_close(parameter.grad, gradient * scale, rtol=1e-5, atol=0)
+
+
+def test_an_average_weighs_the_steps_by_a_power_of_their_age_and_has_the_mean_age_that_was_asked_for():
+    steps, age = 50, 0.125
+    averaged, moving = (nn.Linear(1, 1, dtype=torch.float64).requires_grad_(False) for _ in range(2))
+    for step in range(1, steps + 1):
+        moving.weight.fill_(step)
+        moving.bias.fill_(float(step == 20))
+        take_into_average(averaged, moving, step, age)
+    power = 1 / age - 1
+    assert averaged.bias.item() == pytest.approx((20**power - 19**power) / steps**power)
+    assert (steps - averaged.weight.item()) / steps == pytest.approx(age, abs=1 / steps)
