@@ -482,12 +482,12 @@ def show_config(
     schema: Annotated[bool, typer.Option("--schema", help="The JSON Schema of configurations, for editors.")] = False,
 ) -> None:
     """Print the resolved configuration as YAML, or what can be configured as a JSON Schema."""
-    from charrnn.config import Config, load_config
+    from charrnn.config import json_schema, load_config
 
     if schema and (config or settings):
         raise ConfigError("--schema is the same for every configuration; it goes without --config and --set")
     if schema:
-        typer.echo(json.dumps(Config.model_json_schema(), indent=2))
+        typer.echo(json.dumps(json_schema(), indent=2))
     else:
         typer.echo(load_config(config, settings or ()).to_yaml(), nl=False)
 

@@ -227,6 +227,8 @@ class ModelConfig(_Section):
 class TrainingConfig(_Section):
     """How the network is trained."""
 
+    recipe: Literal["auto", "none"] = "auto"
+    """auto chooses what is left at auto from the text, the machine and the budget; none takes fixed values for it."""
     budget: BudgetText = "2m"
     """How long: a time (90s, 5m, 2h), `30 epochs`, `20000 steps`, or several, as `10m, 30 epochs`: the first to end."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000), _NotBool] = 32
@@ -313,9 +315,38 @@ class Config(_Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
 
+    def left_to_recipe(self) -> list[str]:
+        """The dotted keys that nobody has said and a recipe is to choose."""
+        said = {"model": self.model.model_fields_set, "training": self.training.model_fields_set}
+        chosen = RECIPE if self.training.recipe == "auto" else ()
+        return [f"{section}.{key}" for section, key in chosen if key not in said[section]]
+
     def to_yaml(self) -> str:
         """The configuration as YAML that `load_config` reads back to an equal one."""
-        return yaml.dump(self.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        values = self.model_dump(mode="json")
+        for section, _, key in (name.partition(".") for name in self.left_to_recipe()):
+            values[section][key] = AUTO
+        return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+AUTO = "auto"
+"""What a key is set to, or left at, whose value is the recipe's to choose."""
+
+RECIPE = (
+    *(("model", key) for key in ("cell", "num_layers", "hidden_size", "dropout", "weight_dropout")),
+    *(("training", key) for key in ("batch_size", "seq_length", "learning_rate", "averaging")),
+)
+"""Sections and keys that charrnn.training.recipe chooses."""
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of configurations."""
+    schema = Config.model_json_schema()
+    for section, key in RECIPE:
+        options = schema["$defs"][Config.model_fields[section].annotation.__name__]["properties"]  # type: ignore[union-attr]
+        about = {name: options[key].pop(name) for name in ("title", "description", "default")}
+        options[key] = {"anyOf": [{"const": AUTO}, options[key]], **about, "default": AUTO}
+    return schema
 
 
 RESUMABLE = frozenset(
@@ -517,7 +548,7 @@ def load_config(
     None meaning not given. base: what stands in place of the defaults (a resumed run's own configuration).
     Raises ConfigError that names every problem found, a line each.
     """
-    merged = _Settings(base.model_dump() if base else {}, {})
+    merged = _Settings(base.model_dump(exclude_unset=True) if base else {}, {})
     if path is not None:
         merged = merged.merged(_read_file(Path(path)))
     for setting in settings:
@@ -534,10 +565,22 @@ def _validated(settings: _Settings) -> Config:
         if settings.values.get(section, 0) is None:
             del settings.values[section]
     try:
-        return Config.model_validate(settings.values)
+        return Config.model_validate(_without_auto(settings.values))
     except ValidationError as error:
         problems = dict.fromkeys(_explain(problem, settings.places) for problem in error.errors())
         raise ConfigError("\n".join(problems)) from None
+
+
+def _without_auto(values: dict[str, Any]) -> dict[str, Any]:
+    """The values without those at auto that a recipe chooses; without a recipe auto is a value like another."""
+    sections = {section: dict(said) if isinstance(said, dict) else said for section, said in values.items()}
+    training = sections.get("training", {})
+    if isinstance(training, dict) and training.get("recipe", AUTO) == AUTO:
+        for section, key in RECIPE:
+            said = sections.get(section)
+            if isinstance(said, dict) and said.get(key) == AUTO:
+                del said[key]
+    return sections
 
 
 def config_from_json(text: str) -> Config:

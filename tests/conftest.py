@@ -9,6 +9,7 @@ import torch
 from charrnn.config import Config, load_config
 
 SMALL = {
+    "training.recipe": "none",
     "model.hidden_size": 13,
     "training.batch_size": 4,
     "training.seq_length": 11,

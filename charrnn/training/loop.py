@@ -19,7 +19,7 @@ from charrnn.model.network import CharRNN
 from charrnn.sampling.generation import generate
 from charrnn.text.dataset import Dataset, load_dataset, read_again, where_it_was
 from charrnn.text.minibatches import Shape, fitting_shape
-from charrnn.training import checkpoint, planning
+from charrnn.training import checkpoint, planning, recipe
 from charrnn.training.checkpoint import Checkpoint
 from charrnn.training.divergence import Diverged
 from charrnn.training.evaluation import Evaluation, evaluate, quick_lanes
@@ -245,6 +245,7 @@ def train(config: Config, view: View, folder: Path | None = None, init_from: Pat
     run = Run.new(folder, session.dataset.name)
     with run.locked() as note:
         run.refuse_if_used()  # another process may have been here between the look and the lock
+        config = session.config  # with nothing left open
         write_whole(run.config, config.to_yaml().encode())
         with _reporter(run, view, note) as reporter:
             reporter.open(tensorboard=config.training.tensorboard)
@@ -302,7 +303,12 @@ def _raised(before: Budget, session: Session) -> bool:
 def prepare(config: Config, init_from: Path | None = None) -> Session:
     """A new session with its text read, from fresh weights or another run's or checkpoint's; nothing is written."""
     start = checkpoint.load(find_checkpoint(init_from)) if init_from else None
-    return begin(config, load_dataset(config.corpus, start.vocabulary if start else None), start)
+    dataset = load_dataset(config.corpus, start.vocabulary if start else None)
+    keep_freed_memory()
+    config, note = recipe.follow(config, dataset, choose_device(config.training.device))
+    session = begin(config, dataset, start)
+    session.recipe = note
+    return session
 
 
 def begin(

@@ -109,6 +109,11 @@ def cpu_has_bfloat16() -> bool:
     return any(getattr(torch.cpu, check, lambda: False)() for check in checks)
 
 
+def seconds_per_window(network: CharRNN, execution: Execution, shape: Shape) -> float:
+    """Of a forward and a backward pass over B lanes of T steps, T up to 32, at its quickest in half a second."""
+    return _trial(network, [execution], shape)[execution]
+
+
 def _trial(network: CharRNN, candidates: list[Execution], shape: Shape) -> dict[Execution, float]:
     """Seconds of the quickest pass of each, in passes that take turns after one that sets the kernels up."""
     seconds = dict.fromkeys(candidates, math.inf)

@@ -17,6 +17,7 @@ def headline(session: Session) -> list[tuple[str, str]]:
     return [
         *(("note", note) for note in session.dataset.notes),
         ("corpus", _corpus(session)),
+        *((("recipe", session.recipe),) if session.recipe else ()),
         ("model", _model(session)),
         ("training", _training(session)),
         ("hardware", _hardware(session)),
@@ -52,6 +53,7 @@ def _model(session: Session) -> str:
     cell = model.cell.upper() if model.cell != "rnn" else f"RNN ({model.activation})"
     source = model.input if model.input == "one-hot" else f"embedding of {model.embedding_size}"
     dropout = f", dropout {model.dropout:g}" if model.dropout else ""
+    dropout += f", of W_hh {model.weight_dropout:g}" if model.weight_dropout else ""
     return f"{cell}, {model.num_layers} x {model.hidden_size} units, {source} input{dropout}; {count:,} parameters"
 
 

@@ -55,6 +55,8 @@ class Session:
     dataset: Dataset
     network: CharRNN
     placement: Placement
+    recipe: str = ""
+    """What was chosen for it, and on which grounds."""
     step_count: int = 0
     position: Position = field(default_factory=Position)
     state: State | None = None

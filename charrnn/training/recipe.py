@@ -1,0 +1,167 @@
+"""What a configuration leaves to charrnn, chosen from the text, the machine and the budget before training begins.
+
+Three figures decide: the work that the budget buys (the machine's measured speed times the seconds), the length of the
+training text, and so how often the text will be read. Nothing is taken from the held-out text. The constants were
+fitted by hand to the runs in results/recipe.jsonl.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from charrnn.config import Budget, Config, ModelConfig, load_config
+from charrnn.model.cells import Cell
+from charrnn.model.network import CharRNN
+from charrnn.text.dataset import Dataset
+from charrnn.text.minibatches import Shape
+from charrnn.training.placement import place, seconds_per_window
+
+_PROBE = Shape(32, 32)
+"""Lanes and steps of the windows by which the machine's speed is measured, with 384 units."""
+
+_PROBE_UNITS = 384
+
+_ASSUMED_SECONDS = 600.0
+"""What a budget of epochs or steps alone, which does not say how large a model may be, is taken for."""
+
+_STEPS = 1500
+"""Steps that a run should have at least: the windows grow with the budget only beyond them."""
+
+_MOST_WEIGHTS_PER_CHARACTER = 10.0
+"""Beyond that a network has nothing more to learn from a text, whatever the time."""
+
+_WIDEST = 768
+"""Units of one layer above which two are taken."""
+
+
+@dataclass(frozen=True)
+class Grounds:
+    """What is known before training."""
+
+    budget: Budget
+    work: float
+    """Weights times characters that the time buys; forward and backward, each takes 6 operations."""
+    characters: int
+    """Of the training text."""
+    vocabulary_size: int
+
+
+def follow(config: Config, dataset: Dataset, device: torch.device) -> tuple[Config, str]:
+    """The configuration with nothing left open, and in words what was chosen on which grounds; "" if nothing was."""
+    left = config.left_to_recipe()
+    if not left:
+        return config, ""
+    budget = Budget.parse(config.training.budget)
+    speed = _measured_speed(config, dataset.vocabulary.size, device)
+    grounds = Grounds(
+        budget, speed * (budget.seconds or _ASSUMED_SECONDS), len(dataset.training), dataset.vocabulary.size
+    )
+    chosen = choose(config, grounds)
+    return load_config(flags=chosen, base=config), _in_words(chosen, grounds, speed)
+
+
+def choose(config: Config, grounds: Grounds) -> dict[str, Any]:
+    """The open keys and their values, which follow what is said: a given size decides the dropout, and so on."""
+    said = _Said(config)
+    cell = said("model.cell", "lstm")
+    gates = Cell(cell).gates
+    num_layers = said("model.num_layers", 2 if _units(grounds, gates, 1) > _WIDEST else 1)
+    hidden_size = said("model.hidden_size", _units(grounds, gates, num_layers))
+    inputs = config.model.embedding_size or 0  # a one-hot row costs no product
+    weights = hidden_size * (gates * (hidden_size * (2 * num_layers - 1) + inputs) + grounds.vocabulary_size)
+    batch_size, seq_length = _window(grounds.work / weights)
+    batch_size, seq_length = said("training.batch_size", batch_size), said("training.seq_length", seq_length)
+    epochs = _epochs(grounds, weights, batch_size * seq_length)
+    said("model.dropout", _dropout(epochs))
+    said("model.weight_dropout", _weight_dropout(epochs))
+    said("training.learning_rate", _learning_rate(cell, hidden_size))
+    said("training.averaging", 0.02)
+    return said.chosen
+
+
+class _Said:
+    """Values by their dotted key: what the configuration says, else what is proposed, which is then noted."""
+
+    def __init__(self, config: Config) -> None:
+        self._values, self._left = config.model_dump(), set(config.left_to_recipe())
+        self.chosen: dict[str, Any] = {}
+
+    def __call__(self, key: str, proposed: Any) -> Any:
+        if key in self._left:
+            self.chosen[key] = proposed
+            return proposed
+        section, name = key.split(".")
+        return self._values[section][name]
+
+
+def _units(grounds: Grounds, gates: int, num_layers: int) -> int:
+    """H for the work: 384 units of an LSTM for 1.4e12, half as many again for some four times as much work.
+
+    With more layers as many as keep the number of weights; no more than the text can feed.
+    """
+    one_layer = 384 * (grounds.work / 1.4e12) ** 0.3 * math.sqrt(4 / gates)
+    fed = math.sqrt(_MOST_WEIGHTS_PER_CHARACTER * grounds.characters / gates)
+    units = min(one_layer, fed) / math.sqrt(2 * num_layers - 1)
+    return int(min(max(32 * round(units / 32), 64), 2048))
+
+
+def _window(characters: float) -> tuple[int, int]:
+    """B and T for so many characters to be read in at least _STEPS steps."""
+    together = min(max(characters / _STEPS, 512.0), 8192.0)
+    seq_length = min(max(16 * round(math.sqrt(1.5 * together) / 16), 32), 128)
+    return max(2 ** round(math.log2(together / seq_length)), 16), seq_length
+
+
+def _epochs(grounds: Grounds, weights: float, together: int) -> float:
+    """How often the text will be read: of several limits the first to be reached."""
+    per_unit = {
+        "seconds": grounds.work / weights / grounds.characters / (grounds.budget.seconds or 1.0),
+        "epochs": 1.0,
+        "steps": together / grounds.characters,
+    }
+    return min(amount * per_unit[unit] for unit, amount in grounds.budget.limits.items())
+
+
+def _dropout(epochs: float) -> float:
+    """None for the first readings, since nothing is learnt by heart in them; then more the more there are."""
+    return _between({3: 0.0, 6: 0.2, 12: 0.4, 30: 0.5}, epochs)
+
+
+def _weight_dropout(epochs: float) -> float:
+    return _between({6: 0.0, 12: 0.2, 30: 0.4}, epochs)
+
+
+def _learning_rate(cell: Literal["rnn", "gru", "lstm"], hidden_size: int) -> float:
+    """Falls with the width; no gate protects an RNN's state."""
+    rate = {"lstm": 6e-3, "gru": 4e-3, "rnn": 1.2e-3}[cell] * (384 / hidden_size) ** 0.65
+    return float(f"{min(rate, 1.2e-2):.1g}")
+
+
+def _between(points: Mapping[float, float], at: float) -> float:
+    """The value at a point, on straight lines over the logarithm between the given ones, in steps of 0.05."""
+    places, values = [math.log(point) for point in points], list(points.values())
+    value = float(np.interp(math.log(at), places, values))
+    return round(20 * value) / 20
+
+
+def _measured_speed(config: Config, vocabulary_size: int, device: torch.device) -> float:
+    """Weights times characters a second, forward and backward, by a window of a middling network."""
+    probe = ModelConfig(cell=config.model.cell, hidden_size=_PROBE_UNITS)
+    network = CharRNN(probe, vocabulary_size).initialise(0)
+    network.to(device, torch.float64 if config.training.precision == "float64" else torch.float32)
+    execution = place(network, config.training, _PROBE).execution
+    weights = _PROBE_UNITS * (network.cell.gates * _PROBE_UNITS + vocabulary_size)
+    return weights * _PROBE.batch_size * _PROBE.seq_length / seconds_per_window(network, execution, _PROBE)
+
+
+def _in_words(chosen: Mapping[str, Any], grounds: Grounds, speed: float) -> str:
+    names = ", ".join(key.partition(".")[2] for key in chosen)
+    time = "" if grounds.budget.seconds else " (the budget names no time: as for 10 minutes)"
+    return (
+        f"chose {names} for {grounds.characters:,} characters and this machine's {speed:.2g} weights x characters a "
+        f"second{time}; --set recipe=none would not"
+    )
