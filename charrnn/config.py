@@ -203,8 +203,6 @@ class ModelConfig(_Section):
     """Size of the learned vectors; with input embedding only."""
     dropout: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.0
     """Share of units dropped between layers and before the readout (Zaremba et al. 2014), never across time."""
-    dropout_mask: Literal["step", "window"] = "step"
-    """Whether every step drops other units, or a lane the same ones for a whole window (Gal and Ghahramani 2016)."""
     weight_dropout: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.0
     """Share of the weights of W_hh that are dropped, others for each window (DropConnect; Merity et al. 2018)."""
 
@@ -219,8 +217,6 @@ class ModelConfig(_Section):
                 "embedding_size together with input embedding, and only then, "
                 f"not input {self.input} with embedding_size {self.embedding_size}"
             )
-        if not self.dropout:
-            _refuse_idle(self, "dropout_mask", "without dropout")
         return self
 
 

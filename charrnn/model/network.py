@@ -1,6 +1,7 @@
 """CharRNN: L hidden layers and the readout O_t = H_t^(L) W_hq + b_q (10.3.2)."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -107,16 +108,11 @@ class CharRNN(nn.Module):
         layers = [Weights(*(tensor.to(dtype) for tensor in weights)) for weights in self.rnn.layers()]
         if self.training and self.config.weight_dropout:
             layers = [self._with_dropped_weights(weights) for weights in layers]
-        drop = self._dropped if self.training and self.config.dropout else None
+        dropout = self.config.dropout if self.training else 0.0
+        drop = partial(functional.dropout, p=dropout) if dropout else None
         x = ids_TB if self.embedding is None else self.embedding(ids_TB).to(dtype)
         H_TBH, state = ENGINES[execution.engine](x, state, layers, self.cell, drop)
         return (drop(H_TBH) if drop else H_TBH), state
-
-    def _dropped(self, H_TBH: Tensor) -> Tensor:
-        """Dropout: of other units at each step (Zaremba et al. 2014), or the same at all (Gal and Ghahramani 2016)."""
-        if self.config.dropout_mask == "step":
-            return functional.dropout(H_TBH, self.config.dropout)
-        return H_TBH * functional.dropout(torch.ones_like(H_TBH[:1]), self.config.dropout)
 
     def _with_dropped_weights(self, weights: Weights) -> Weights:
         """DropConnect on W_hh, one mask for the whole window (Merity et al. 2018)."""

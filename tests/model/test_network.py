@@ -86,14 +86,6 @@ def test_dropout_drops_the_outputs_of_every_layer_but_never_the_state_through_ti
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize(("mask", "differs"), [("step", True), ("window", False)])
-def test_a_mask_of_the_window_drops_the_same_units_at_every_step_and_others_in_each_lane(mask, differs):
-    dropped_TBH = make(dropout=0.5, dropout_mask=mask).train()._dropped(torch.ones(7, 3, 5))
-    assert set(dropped_TBH.unique().tolist()) == {0.0, 2.0}
-    assert (dropped_TBH != dropped_TBH[:1]).any() == differs
-    assert (dropped_TBH[0] != dropped_TBH[0, :1]).any()
-
-
 def test_weight_dropout_drops_weights_of_w_hh_for_the_whole_window_in_training_only():
     network, p = make(num_layers=2, weight_dropout=0.4).train(), 0.4
     torch.manual_seed(3)

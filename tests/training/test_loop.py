@@ -139,7 +139,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signa
     "settings",
     [
         ["cell=lstm", "num_layers=2", "dropout=0.3"],
-        ["cell=lstm", "num_layers=2", "dropout=0.3", "dropout_mask=window", "weight_dropout=0.3", "averaging=0.1"],
+        ["cell=lstm", "num_layers=2", "dropout=0.3", "weight_dropout=0.3", "averaging=0.1"],
         ["cell=gru", "partitioning=random", "dropout=0.2", "schedule=linear"],
         ["cell=rnn", "engine=reference", "optimizer=sgd"],
         ["cell=lstm", "precision=bfloat16", "budget=3 epochs"],

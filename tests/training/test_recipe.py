@@ -7,9 +7,9 @@ import torch
 
 from charrnn.config import AUTO, RECIPE, Budget, Config, load_config
 from charrnn.text.dataset import load_dataset
+from charrnn.trained import TrainedModel
 from charrnn.training import checkpoint, loop, recipe
 from charrnn.training.recipe import Grounds, choose
-from charrnn.trained import TrainedModel
 
 KEYS = {f"{section}.{key}" for section, key in RECIPE}
 
