@@ -41,6 +41,7 @@ def sharpness_derivatives(
     H_NH, targets_N = H_NH[counted_N], targets_N[counted_N]
     for H, targets in zip(*(torch.split(rows_N, _rows(bias_V)) for rows_N in (H_NH, targets_N)), strict=True):
         O = functional.linear(H, weight_VH.to(H.dtype), bias_V.to(H.dtype)).to(weight_VH.dtype)
+        O -= O.amax(1, keepdim=True)  # changes nothing but the rounding
         p = torch.softmax(beta * O, dim=1)
         mean_N1 = (p * O).sum(1, keepdim=True)
         slope += (mean_N1 - O.gather(1, targets.unsqueeze(1))).sum().item()

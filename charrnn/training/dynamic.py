@@ -68,7 +68,7 @@ def evaluate_dynamically(
     usual = _usual_gradients(network, training, how.segment, execution)
     adapted = _trainable_copy(network)
     weights = list(adapted.parameters())
-    mean = torch.cat([size.flatten() for size in usual]).mean().clamp(min=torch.finfo(usual[0].dtype).tiny)
+    mean = torch.cat([size.flatten() for size in usual]).mean().clamp(min=1e-30)  # 0 where all is certain
     steps = [how.rate / (size + _EPSILON * mean) for size in usual]
     decays = [(how.decay * size / mean).clamp(max=1) for size in usual]
     state = adapted.zero_state(1, execution.dtype)
