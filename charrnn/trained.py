@@ -240,16 +240,18 @@ class TrainedModel:
         return protocols
 
     def _own_text(self, split: SplitName | None = None) -> Dataset:
-        """The text the model was trained on, of which a split is to be evaluated, or which is needed beside another."""
+        """The text the model was trained on, a split of which is to be evaluated, or which is needed beside another."""
         dataset = read_again(self.config.corpus, self.vocabulary)
         if dataset.fingerprint != self.corpus.get("sha256"):
             raise TextError(
                 f"{dataset.name} is not the text that {self.path} was trained on (its SHA-256 differs), so "
                 + "; ".join(
                     [
-                        f"its {split} split would not be held out" if split else "dynamic and temperature lack theirs",
+                        f"its {split} split would not be held out"
+                        if split
+                        else "dynamic and tune_temperature, which need that text, are not to be had",
                         *where_it_was(self.config.corpus),
-                        "--text FILE evaluates any text" if split else "any text can be evaluated without these",
+                        "--text FILE evaluates any text" if split else "without them any text can be evaluated",
                     ]
                 )
             )

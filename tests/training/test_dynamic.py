@@ -50,7 +50,7 @@ def test_a_repetition_planted_in_the_text_is_learned(options):
     assert evaluate_dynamically(made, TRAINING_IDS, IDS, STRONG).nats_per_char < static - 0.1
 
 
-def squared_gradients(made: CharRNN, ids: torch.Tensor, state: object) -> tuple[list[torch.Tensor], object, float]:
+def gradients_of(made: CharRNN, ids: torch.Tensor, state: object) -> tuple[list[torch.Tensor], object, float]:
     nats, after = made.loss(ids[:-1, None], ids[1:, None], state, Execution("reference", torch.float64))
     gradients = torch.autograd.grad(nats, list(made.parameters()))
     return list(gradients), tuple(tensor.detach() for tensor in after), nats.item()
@@ -65,14 +65,14 @@ def test_it_follows_the_papers_equations_segment_by_segment():
     """Written out with the readable engine: score, then theta + lambda R (theta_g - theta) - eta g / (rms + eps)."""
     made, training, held_out = network().double(), TRAINING_IDS[:100], IDS[:60]
     state, squares = None, [torch.zeros_like(weight) for weight in made.parameters()]
-    for count, ids in enumerate(segments(training, 13), start=1):
-        gradients, state, _ = squared_gradients(made, ids, state)
+    for ids in segments(training, 13):
+        gradients, state, _ = gradients_of(made, ids, state)
         squares = [square + gradient**2 for square, gradient in zip(squares, gradients, strict=True)]
-    rms = [(square / count).sqrt() for square in squares]
+    rms = [(square / len(segments(training, 13))).sqrt() for square in squares]
     mean = torch.cat([size.flatten() for size in rms]).mean()
     adapted, state, expected = copy.deepcopy(made), None, 0.0
     for ids in segments(held_out, 13):
-        gradients, state, nats = squared_gradients(adapted, ids, state)
+        gradients, state, nats = gradients_of(adapted, ids, state)
         expected += nats
         with torch.no_grad():
             for theta, theta_g, g, size in zip(adapted.parameters(), made.parameters(), gradients, rms, strict=True):
