@@ -71,7 +71,7 @@ def test_the_temperature_is_tuned_on_the_validation_split_whatever_is_evaluated(
 def test_what_needs_the_text_the_model_was_trained_on_says_so_where_it_is_gone(model, text_file):
     text_file.write_text("another text altogether, by now", encoding="utf-8")
     for options in ({"dynamic": True}, {"tune_temperature": True}):
-        with pytest.raises(TextError, match="not the text that .* dynamic and tune_temperature, which need that text"):
+        with pytest.raises(TextError, match=r"not the text that .* dynamic and tune_temperature, which need that text"):
             model.evaluate("3 times", **options)
     text_file.unlink()
     with pytest.raises(TextError, match="no file or folder"):
