@@ -345,31 +345,64 @@ def evaluate(
     lanes: Annotated[
         int, typer.Option(help="1 reads the text as one stream; up to 64 are faster and differ in the fifth digit.")
     ] = 1,
+    window: Annotated[
+        int | None, typer.Option(metavar="N", help="Also with windows of N steps that start from zero; nanoGPT's: 256.")
+    ] = None,
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="Also with weights that learn from the text after predicting it.")
+    ] = False,
+    dynamic_rate: Annotated[float | None, typer.Option(help="How far they go.", show_default="0.001")] = None,
+    dynamic_decay: Annotated[float | None, typer.Option(help="How much they go back.", show_default="0.003")] = None,
+    tune_temperature: Annotated[
+        bool, typer.Option("--tune-temperature", help="Also at the temperature that suits the validation text best.")
+    ] = False,
     quantize: Quantized = Quantize.none,
     device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """How well a model predicts a text: every character predicted once, in order, with the state carried."""
+    """How well a model predicts a text: every character predicted once, in order, with the state carried.
+
+    What is asked for beside (also ...) is reported apart.
+    """
     if text is None and encoding is not None:
         raise ConfigError("--encoding is of --text, which was not given; the run knows its own text's")
     if text is not None and split is not None:
         raise ConfigError("--split and --text: only one of them; another text is evaluated whole")
+    asked: dict[str, Any] = {
+        "window": window,
+        "dynamic": _adaptation(dynamic, dynamic_rate, dynamic_decay),
+        "tune_temperature": tune_temperature,
+    }
     trained = _load(model, device, quantize)
     if text is None:
         wanted = split or Split.validation
-        found, what = trained.evaluate_split(wanted.value, lanes), wanted.value
+        found, what = trained.evaluate_split(wanted.value, lanes, **asked), wanted.value
     else:
         from charrnn.text import corpora
 
         corpus = trained.config.corpus
         _refuse_encoding_of_bytes(encoding, corpus.level)
         other = corpora.load([text], level=corpus.level, encoding=encoding or "utf-8", newlines=corpus.newlines)
-        found, what = trained.evaluate(other.content, lanes), other.name
+        found, what = trained.evaluate(other.content, lanes, **asked), other.name
     if as_json:
         record = {**found.to_json(), "split" if text is None else "text": what, "checkpoint": str(trained.path)}
         typer.echo(json.dumps(record))
     else:
-        _print_evaluation(trained, found, what)
+        _print_evaluation(trained, found, what, on_validation=text is None and what == Split.validation.value)
+
+
+def _adaptation(wanted: bool, rate: float | None, decay: float | None) -> Any:
+    """The charrnn.training.dynamic.Adaptation that was asked for, or False."""
+    given: dict[str, Any] = {name: value for name, value in (("rate", rate), ("decay", decay)) if value is not None}
+    if not wanted:
+        if given:
+            raise ConfigError(f"--dynamic-{next(iter(given))} is of --dynamic, which was not given")
+        return False
+    from charrnn.training.dynamic import Adaptation
+
+    if sys.stderr.isatty():
+        typer.echo("dynamic evaluation adapts the weights every few characters: a long text takes minutes", err=True)
+    return Adaptation(**given)
 
 
 def _refuse_encoding_of_bytes(encoding: str | None, level: str) -> None:
@@ -377,7 +410,7 @@ def _refuse_encoding_of_bytes(encoding: str | None, level: str) -> None:
         raise ConfigError(f"--encoding {encoding}: at level byte a text is taken as it is; leave the option out")
 
 
-def _print_evaluation(trained: "TrainedModel", found: "Evaluation", what: str) -> None:
+def _print_evaluation(trained: "TrainedModel", found: "Evaluation", what: str, on_validation: bool) -> None:
     typer.echo(f"{trained.path} on {what}, {found.characters:,} characters predicted")
     rows = [
         ("nats per character", found.nats_per_char, "ln of the perplexity"),
@@ -387,10 +420,25 @@ def _print_evaluation(trained: "TrainedModel", found: "Evaluation", what: str) -
         ("  letter frequencies alone", found.unigram_nats_per_char, "nats per character of this text's unigrams"),
         ("  knowing nothing", found.uniform_nats_per_char, "nats per character, ln V"),
     ]
-    for name, value, meaning in rows:
+    for name, value, meaning in [*rows, *_rows_apart(found, on_validation)]:
         typer.echo(f"{name:<28}{value:>9.4f}  {meaning}".rstrip())
     if found.unknown:
         typer.echo(f"{found.unknown:,} characters are unknown to the model, and are scored as one unknown character")
+
+
+def _rows_apart(found: "Evaluation", on_validation: bool) -> list[tuple[str, float, str]]:
+    """Nats per character by other protocols, as rows of the table."""
+    rows = []
+    if found.windowed is not None:
+        rows.append(("in windows", found.windowed.nats_per_char, f"of {found.windowed.window} steps from zero state"))
+    if found.dynamic is not None:
+        how = f"segments of {found.dynamic.segment}, rate {found.dynamic.rate:g}, decay {found.dynamic.decay:g}"
+        rows.append(("dynamic", found.dynamic.nats_per_char, f"weights that learn on the way: {how}"))
+    if found.tempered is not None:
+        own = ", which is this very text" if on_validation else ""
+        how = f"temperature {found.tempered.temperature:.4f}, tuned on the validation text{own}"
+        rows.append(("at another temperature", found.tempered.nats_per_char, how))
+    return rows
 
 
 @app.command()

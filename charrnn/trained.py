@@ -14,11 +14,13 @@ from charrnn.model.network import CharRNN
 from charrnn.model.stepper import require_quantizable
 from charrnn.sampling.choosing import Choosing
 from charrnn.sampling.generation import generate
-from charrnn.text.dataset import SplitName, read_again, utf8_length, where_it_was
+from charrnn.text.dataset import Dataset, SplitName, read_again, utf8_length, where_it_was
 from charrnn.text.vocabulary import Ids, OnUnknown, Vocabulary, utf8_of
 from charrnn.training import checkpoint
+from charrnn.training.dynamic import Adaptation
 from charrnn.training.evaluation import Evaluation, evaluate, quick_lanes
 from charrnn.training.placement import choose_device
+from charrnn.training.protocols import Protocols
 from charrnn.training.runs import find_checkpoint
 
 __all__ = ["QUANTIZATION_TOLERANCE", "Quantize", "TrainedModel"]
@@ -85,7 +87,7 @@ class TrainedModel:
                 self, quantization=f"float32 weights: {recurrent:,} of W_hh are too few for int8 to be faster"
             )
         try:
-            ids = self._own_split("validation")[0][:_QUANTIZATION_CHARACTERS]
+            ids = self._own_text("validation").split("validation")[:_QUANTIZATION_CHARACTERS]
             lanes = quick_lanes(len(ids))
             before, after = (
                 evaluate(self.network, self.vocabulary, ids, lanes=lanes, quantized=quantized).nats_per_char
@@ -189,33 +191,75 @@ class TrainedModel:
         prompt = self.vocabulary.encode(prefix, on_unknown, what="prefix")
         return generate(self.network, self.vocabulary, prompt, length, how, seed, lanes, self.quantized)
 
-    def evaluate(self, text: str | bytes, lanes: int = 1) -> Evaluation:
+    def evaluate(
+        self,
+        text: str | bytes,
+        lanes: int = 1,
+        *,
+        window: int | None = None,
+        dynamic: Adaptation | bool = False,
+        tune_temperature: bool = False,
+    ) -> Evaluation:
         """How well the model predicts a text of at least two characters: see `charrnn.training.evaluation`.
 
-        Characters it does not know are read and scored as the unknown character, and counted.
+        Characters it does not know are read and scored as the unknown character, and counted. What is asked for beside
+        stands apart from the model's own figures: window: `.windowed`, of windows of so many steps that start from
+        zero; dynamic: `.dynamic`, of weights that learn from the text, see `charrnn.training.dynamic`;
+        tune_temperature: `.tempered`, at the softmax temperature that suits the run's validation text best. The last
+        two read the text the model was trained on again, and raise TextError if it is gone.
         """
-        return self._evaluate_ids(self.vocabulary.encode(text, on_unknown="replace"), lanes, utf8_length(text[1:]))
+        protocols = self._protocols(lanes, window, dynamic, tune_temperature)
+        own = self._own_text() if protocols.needs_own_text else None
+        ids = self.vocabulary.encode(text, on_unknown="replace")
+        return self._evaluate_ids(ids, lanes, utf8_length(text[1:]), protocols, own)
 
-    def evaluate_split(self, split: SplitName, lanes: int = 1) -> Evaluation:
+    def evaluate_split(
+        self,
+        split: SplitName,
+        lanes: int = 1,
+        *,
+        window: int | None = None,
+        dynamic: Adaptation | bool = False,
+        tune_temperature: bool = False,
+    ) -> Evaluation:
         """The same for a split of the text the model was trained on, read again from where it was.
 
-        Raises TextError if that text is gone or is no longer the same.
+        Of the validation split the temperature suits the very text it was chosen by. Raises TextError if that text is
+        gone or is no longer the same.
         """
-        ids, num_bytes = self._own_split(split)
-        return self._evaluate_ids(ids, lanes, num_bytes)
+        protocols = self._protocols(lanes, window, dynamic, tune_temperature)
+        own = self._own_text(split)
+        return self._evaluate_ids(own.split(split), lanes, own.predicted_bytes[split], protocols, own)
 
-    def _own_split(self, split: SplitName) -> tuple[Ids, int]:
-        """A split's ids, and the bytes of all but its first character."""
+    def _protocols(
+        self, lanes: int, window: int | None, dynamic: Adaptation | bool, tune_temperature: bool
+    ) -> Protocols:
+        adaptation = dynamic if isinstance(dynamic, Adaptation) else Adaptation() if dynamic else None
+        protocols = Protocols(window, adaptation, tune_temperature)
+        protocols.require(lanes, self.quantized)
+        return protocols
+
+    def _own_text(self, split: SplitName | None = None) -> Dataset:
+        """The text the model was trained on, a split of which is to be evaluated, or which is needed beside another."""
         dataset = read_again(self.config.corpus, self.vocabulary)
         if dataset.fingerprint != self.corpus.get("sha256"):
             raise TextError(
-                f"{dataset.name} is not the text that {self.path} was trained on (its SHA-256 differs), so its "
-                + "; ".join([f"{split} split would not be held out", *where_it_was(self.config.corpus)])
-                + "; --text FILE evaluates any text"
+                f"{dataset.name} is not the text that {self.path} was trained on (its SHA-256 differs), so "
+                + "; ".join(
+                    [
+                        f"its {split} split would not be held out"
+                        if split
+                        else "dynamic and tune_temperature, which need that text, are not to be had",
+                        *where_it_was(self.config.corpus),
+                        "--text FILE evaluates any text" if split else "without them any text can be evaluated",
+                    ]
+                )
             )
-        return dataset.split(split), dataset.predicted_bytes[split]
+        return dataset
 
-    def _evaluate_ids(self, ids: Ids, lanes: int, num_bytes: int) -> Evaluation:
+    def _evaluate_ids(
+        self, ids: Ids, lanes: int, num_bytes: int, protocols: Protocols, own: Dataset | None
+    ) -> Evaluation:
         if len(ids) < 2:
             raise TextError(f"a text of {len(ids)} characters: at least 2 are needed to predict one from another")
         if lanes < 1:
@@ -223,4 +267,6 @@ class TrainedModel:
         # At level "byte" a text's first character may be several ids: all but the first id are predicted.
         num_bytes = len(ids) - 1 if self.vocabulary.level == "byte" else num_bytes
         lanes = min(lanes, quick_lanes(len(ids)))
-        return evaluate(self.network, self.vocabulary, ids, lanes=lanes, num_bytes=num_bytes, quantized=self.quantized)
+        beside = protocols.found(self.network, ids, lanes, own)
+        found = evaluate(self.network, self.vocabulary, ids, lanes=lanes, num_bytes=num_bytes, quantized=self.quantized)
+        return replace(found, **beside)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from charrnn import __version__, cli
 from charrnn.config import load_config
 from charrnn.training import loop
+from charrnn.training.dynamic import Adaptation
 from charrnn.training.runs import Run
 from tests.conftest import SMALL, SilentView
 
@@ -387,6 +388,40 @@ def test_evaluate_shows_people_the_entropies_beside(trained):
     assert done.exit_code == 0
     for part in ("nats per character", "perplexity", "letter frequencies alone", "knowing nothing"):
         assert part in done.stdout
+
+
+def test_other_protocols_are_reported_apart(trained):
+    plain = json.loads(run("evaluate", str(trained.folder), "--json").stdout)
+    window = json.loads(run("evaluate", str(trained.folder), "--window", "5", "--json").stdout)
+    assert plain.items() < window.items()
+    assert window["window"] == 5
+    assert window["nats_per_char_in_windows"] > plain["nats_per_char"]
+    options = ("--dynamic", "--dynamic-rate", "0.002", "--tune-temperature")
+    both = json.loads(run("evaluate", str(trained.folder), *options, "--json").stdout)
+    assert plain.items() < both.items()
+    assert both["dynamic"].keys() == {"nats_per_char", "bits_per_char", "perplexity", "segment", "rate", "decay"}
+    assert (both["dynamic"]["rate"], both["dynamic"]["decay"]) == (0.002, Adaptation.decay)
+    assert both["nats_per_char_at_temperature"] < plain["nats_per_char"]
+    assert both["temperature"] > 0
+    other = json.loads(
+        run("evaluate", str(trained.folder), "--text", str(trained.config), "--dynamic", "--json").stdout
+    )
+    assert other["dynamic"]["nats_per_char"] < other["nats_per_char"]
+
+
+def test_people_are_told_what_the_other_protocols_are(trained):
+    shown = run("evaluate", str(trained.folder), "--dynamic", "--tune-temperature").stdout
+    assert "weights that learn on the way: segments of 20, rate 0.001, decay 0.003" in shown
+    assert "tuned on the validation text, which is this very text" in shown
+    shown = run("evaluate", str(trained.folder), "--split", "test", "--window", "5", "--tune-temperature").stdout
+    assert "of 5 steps from zero state" in shown
+    assert "tuned on the validation text\n" in shown
+
+
+def test_the_help_of_evaluate_names_the_defaults_that_are_taken():
+    shown = run("evaluate", "--help").stdout
+    for value in (Adaptation.rate, Adaptation.decay):
+        assert f"[default: ({value})]" in shown
 
 
 def test_evaluating_a_split_of_a_text_that_has_changed_is_refused(trained, tmp_path):

@@ -10,6 +10,7 @@ from charrnn.errors import CheckpointError, ConfigError, TextError
 from charrnn.model.products import can_quantize
 from charrnn.sampling.choosing import Choosing
 from charrnn.training import loop
+from charrnn.training.dynamic import Adaptation
 
 
 @pytest.fixture
@@ -42,6 +43,40 @@ def test_evaluate_gives_figures_for_any_text(model):
     found = model.evaluate("3 times 4 makes 12, as everybody knows.\n")
     assert found.characters == 39
     assert found.nats_per_char < found.uniform_nats_per_char
+
+
+def test_other_protocols_stand_beside_a_figure_that_they_do_not_touch(model):
+    text = "3 times 4 makes 12, as everybody knows.\n" * 10
+    plain = model.evaluate(text)
+    assert (plain.windowed, plain.dynamic, plain.tempered) == (None, None, None)
+    windowed = model.evaluate(text, window=7, tune_temperature=True)
+    dynamic = model.evaluate(text, dynamic=Adaptation(segment=10, rate=0.002))
+    for found in (windowed, dynamic):
+        assert plain.to_json().items() <= found.to_json().items()
+    assert windowed.windowed.window == 7
+    assert windowed.windowed.nats_per_char > plain.nats_per_char
+    assert (dynamic.dynamic.segment, dynamic.dynamic.rate, dynamic.dynamic.decay) == (10, 0.002, Adaptation.decay)
+    assert dynamic.dynamic.nats_per_char < plain.nats_per_char
+    assert model.evaluate(text, dynamic=True).dynamic.rate == Adaptation.rate
+    assert model.evaluate(text) == plain
+
+
+def test_the_temperature_is_tuned_on_the_validation_split_whatever_is_evaluated(model):
+    found = [model.evaluate_split("training", tune_temperature=True), model.evaluate("12 times", tune_temperature=True)]
+    own = model.evaluate_split("validation", tune_temperature=True)
+    assert {other.tempered.temperature for other in found} == {own.tempered.temperature}
+    assert own.tempered.nats < own.nats
+
+
+def test_what_needs_the_text_the_model_was_trained_on_says_so_where_it_is_gone(model, text_file):
+    text_file.write_text("another text altogether, by now", encoding="utf-8")
+    for options in ({"dynamic": True}, {"tune_temperature": True}):
+        with pytest.raises(TextError, match=r"not the text that .* dynamic and tune_temperature, which need that text"):
+            model.evaluate("3 times", **options)
+    text_file.unlink()
+    with pytest.raises(TextError, match="no file or folder"):
+        model.evaluate("3 times", dynamic=True)
+    assert model.evaluate("3 times", window=3).windowed.characters == 6
 
 
 def test_errors_are_charrnns_own(model, folder):
@@ -80,6 +115,14 @@ def test_an_int8_model_samples_and_is_evaluated_with_int8_weights(model):
     drawn = quantized.sample("3", 40, seed=2)
     assert quantized.samples(3, "3", 40, seed=2)[0] == drawn
     assert charrnn.load(model.path, quantize="int8").sample("3", 40, seed=2) == drawn
+
+
+@needs_int8
+@pytest.mark.parametrize("options", [{"window": 9}, {"dynamic": True}, {"tune_temperature": True}], ids=str)
+def test_other_protocols_are_of_the_weights_as_they_were_trained(options, model):
+    (name,) = options
+    with pytest.raises(ConfigError, match=f"quantize with {name}: it is for the weights as they are trained"):
+        charrnn.load(model.path, quantize="int8").evaluate("3 times", **options)
 
 
 @needs_int8

@@ -29,6 +29,31 @@ def cross_entropy_sum(
     return nats
 
 
+def sharpness_derivatives(
+    H_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor, beta: float
+) -> tuple[float, float]:
+    """Slope and curvature in beta of the nats of softmax(beta O), summed over the targets that are not IGNORE.
+
+    d/dbeta (ln sum exp(beta O) - beta O_target) = E[O] - O_target, whose derivative is Var[O], under softmax(beta O).
+    """
+    slope, curvature = 0.0, 0.0
+    counted_N = targets_N != IGNORE
+    H_NH, targets_N = H_NH[counted_N], targets_N[counted_N]
+    for H, targets in zip(*(torch.split(rows_N, _rows(bias_V)) for rows_N in (H_NH, targets_N)), strict=True):
+        O = functional.linear(H, weight_VH.to(H.dtype), bias_V.to(H.dtype)).to(weight_VH.dtype)
+        O -= O.amax(1, keepdim=True)  # changes nothing but the rounding
+        p = torch.softmax(beta * O, dim=1)
+        mean_N1 = (p * O).sum(1, keepdim=True)
+        slope += (mean_N1 - O.gather(1, targets.unsqueeze(1))).sum().item()
+        curvature += (p * (O - mean_N1).square()).sum().item()
+    return slope, curvature
+
+
+def _rows(bias_V: Tensor) -> int:
+    """Of a block of logits."""
+    return max(1, _BLOCK // len(bias_V))
+
+
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -38,7 +63,7 @@ class _CrossEntropy(torch.autograd.Function):
         W_VH, b_V = weight_VH.to(dtype), bias_V.to(dtype)
         nats = weight_VH.new_zeros(())
         dH_NH, dweight_VH, dbias_V = torch.empty_like(H_NH), torch.zeros_like(weight_VH), torch.zeros_like(bias_V)
-        rows = max(1, _BLOCK // len(bias_V))
+        rows = _rows(bias_V)
         for H, targets, dH in zip(*(torch.split(rows_N, rows) for rows_N in (H_NH, targets_N, dH_NH)), strict=True):
             log_p = torch.log_softmax(functional.linear(H, W_VH, b_V).to(weight_VH.dtype), dim=1)
             nats += functional.nll_loss(log_p, targets, reduction="sum", ignore_index=IGNORE)

@@ -5,6 +5,8 @@ to the last. The figure is the sum of nats over the number of predicted characte
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,22 +28,17 @@ _WINDOW = 256
 """Steps of one call; bounds the memory of the logits and changes no figure."""
 
 
+_WINDOWS_AT_ONCE = 64
+"""Windows read side by side where each starts from zero; bounds memory and changes no figure."""
+
+
 @dataclass(frozen=True)
-class Evaluation:
-    """Sums over one text; every figure is derived from them."""
+class Sums:
+    """The nats of one text's predicted characters, and how many these are; every figure is derived from them."""
 
     nats: float
     characters: int
     """Predicted characters: all but the first."""
-    bytes: int
-    """Bytes of the predicted characters in UTF-8."""
-    unknown: int
-    """Predicted characters outside the vocabulary, each scored as the one unknown character."""
-    unigram_nats_per_char: float
-    """Entropy of the text's own character frequencies: what knowing these alone would reach."""
-    uniform_nats_per_char: float
-    """ln V: what knowing nothing reaches."""
-    lanes: int = 1
 
     @property
     def nats_per_char(self) -> float:
@@ -58,6 +55,52 @@ class Evaluation:
         """Exp of the nats per character (9.3)."""
         return math.exp(min(self.nats_per_char, 700))
 
+
+@dataclass(frozen=True)
+class Windowed(Sums):
+    """What came of windows that each start from zero state."""
+
+    window: int
+
+
+@dataclass(frozen=True)
+class Dynamic(Sums):
+    """What came of dynamic evaluation, see dynamic.py."""
+
+    segment: int
+    rate: float
+    decay: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures, and the options they were made with."""
+        names = ("nats_per_char", "bits_per_char", "perplexity", "segment", "rate", "decay")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Tempered(Sums):
+    """What came of the temperature that suits the validation text best, see temperature.py."""
+
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Evaluation(Sums):
+    """The figures of the definition, and apart from them what other protocols give where they were asked for."""
+
+    bytes: int
+    """Bytes of the predicted characters in UTF-8."""
+    unknown: int
+    """Predicted characters outside the vocabulary, each scored as the one unknown character."""
+    unigram_nats_per_char: float
+    """Entropy of the text's own character frequencies: what knowing these alone would reach."""
+    uniform_nats_per_char: float
+    """ln V: what knowing nothing reaches."""
+    lanes: int = 1
+    windowed: Windowed | None = None
+    dynamic: Dynamic | None = None
+    tempered: Tempered | None = None
+
     @property
     def bits_per_byte(self) -> float:
         """Bits over the text's bytes in UTF-8; comparable across vocabularies where none is unknown to either."""
@@ -67,10 +110,20 @@ class Evaluation:
         """The figures under the names that metrics.jsonl and `evaluate --json` use."""
         names = ("nats_per_char", "bits_per_char", "perplexity", "bits_per_byte", "characters", "unknown")
         more = ("unigram_nats_per_char", "uniform_nats_per_char", "lanes")
-        return {name: getattr(self, name) for name in names + more}
+        return {name: getattr(self, name) for name in names + more} | self._other_protocols()
+
+    def _other_protocols(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if self.windowed is not None:
+            found |= {"window": self.windowed.window, "nats_per_char_in_windows": self.windowed.nats_per_char}
+        if self.dynamic is not None:
+            found |= {"dynamic": self.dynamic.to_json()}
+        if self.tempered is not None:
+            temperature, nats_per_char = self.tempered.temperature, self.tempered.nats_per_char
+            found |= {"temperature": temperature, "nats_per_char_at_temperature": nats_per_char}
+        return found
 
 
-@torch.no_grad()
 def evaluate(
     network: CharRNN,
     vocabulary: Vocabulary,
@@ -89,13 +142,7 @@ def evaluate(
     sampled with. The network's mode is restored, and no random state is
     touched.
     """
-    execution = execution or Execution(dtype=network.readout.weight.dtype)
-    was_training = network.training
-    network.eval()
-    try:
-        nats = _summed_nats(network, ids, execution, lanes, quantized)
-    finally:
-        network.train(was_training)
+    nats = summed_nats(network, ids, execution or own_execution(network), lanes, quantized)
     counts = np.bincount(ids[1:], minlength=vocabulary.size)
     return Evaluation(
         nats=nats,
@@ -106,6 +153,27 @@ def evaluate(
         uniform_nats_per_char=math.log(vocabulary.size),
         lanes=lanes,
     )
+
+
+def evaluate_in_windows(
+    network: CharRNN, ids: Ids, window: int, execution: Execution | None = None, at_once: int = _WINDOWS_AT_ONCE
+) -> Windowed:
+    """The stream cut into consecutive windows of `window` predicted characters, each read from zero state.
+
+    It is what a network without a memory beyond its context is measured by; its figure is worse than that of the
+    carried state. The last window may be shorter, so that every character but the first is predicted once. at_once:
+    windows read side by side.
+    """
+    execution = execution or own_execution(network)
+    targets = len(ids) - 1
+    starts = np.arange(0, targets, window)
+    nats = 0.0
+    with evaluating(network):
+        for first in range(0, len(starts), at_once):
+            starts_B = starts[first : first + at_once]
+            state = network.zero_state(len(starts_B), execution.dtype)
+            nats += _nats(network, ids, starts_B, np.minimum(starts_B + window, targets), state, execution)
+    return Windowed(nats, targets, window)
 
 
 def quick_lanes(length: int) -> int:
@@ -119,37 +187,73 @@ def entropy(counts: np.ndarray[Any, np.dtype[np.int64]]) -> float:
     return abs(float((shares * np.log(shares)).sum()))
 
 
-def _summed_nats(network: CharRNN, ids: Ids, execution: Execution, lanes: int, quantized: bool) -> float:
+def own_execution(network: CharRNN) -> Execution:
+    """PyTorch's kernels, in the weights' own precision."""
+    return Execution(dtype=network.readout.weight.dtype)
+
+
+@contextmanager
+def evaluating(network: CharRNN) -> Iterator[None]:
+    """A network without dropout and without gradients; afterwards in the mode it was in."""
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(was_training)
+
+
+def summed_nats(network: CharRNN, ids: Ids, execution: Execution, lanes: int, quantized: bool = False) -> float:
+    """Nats over all ids but the first; the arguments are those of `evaluate`."""
     bounds = lane_bounds(len(ids) - 1, lanes)
-    starts_B, ends_B = bounds[:-1], bounds[1:]
-    state = _primed_state(network, ids, execution, starts_B)
-    stepper = Stepper(network, state, lanes, quantized=True) if quantized else None
-    nats = 0.0  # in double precision on the host: not every device has it
+    with evaluating(network):
+        state = primed_state(network, ids, execution, bounds[:-1])
+        return _nats(network, ids, bounds[:-1], bounds[1:], state, execution, quantized)
+
+
+def pieces(
+    network: CharRNN, ids: Ids, starts_B: np.ndarray[Any, Any], ends_B: np.ndarray[Any, Any], steps: int | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """inputs_TB and targets_TB of lanes of a stream, piece by piece in order, on the network's device.
+
+    steps: of a piece; by default as many as go into one call. Targets from a lane's end on are IGNORE.
+    """
+    steps = steps or _WINDOW
     longest = int((ends_B - starts_B).max())
-    for start in range(0, longest, _WINDOW):
-        steps = min(_WINDOW, longest - start)
-        inputs_TB, targets_TB = (_on(part, network) for part in gather(ids, starts_B + start, ends_B, steps))
-        if stepper is not None:
-            nats += loss_sum(torch.stack([stepper.step(ids_B) for ids_B in inputs_TB]), targets_TB).item()
-        else:
-            window_nats, state = network.loss(inputs_TB, targets_TB, state, execution)
-            nats += window_nats.item()
-    return nats
+    for start in range(0, longest, steps):
+        batch = gather(ids, starts_B + start, ends_B, min(steps, longest - start))
+        inputs_TB, targets_TB = (torch.from_numpy(part).to(network.device) for part in batch)
+        yield inputs_TB, targets_TB
 
 
-def _primed_state(network: CharRNN, ids: Ids, execution: Execution, starts_B: np.ndarray[Any, Any]) -> State:
+def primed_state(network: CharRNN, ids: Ids, execution: Execution, starts_B: np.ndarray[Any, Any]) -> State:
     """Zero for the first lane; for each other, what reading the characters before it leaves."""
     first = network.zero_state(1, execution.dtype)
     if len(starts_B) == 1:
         return first
     priming = min(PRIMING, int(starts_B[1]))
     state = network.zero_state(len(starts_B) - 1, execution.dtype)
-    for start in range(0, priming, _WINDOW):
-        steps = min(_WINDOW, priming - start)
-        inputs_TB, _ = gather(ids, starts_B[1:] - priming + start, starts_B[1:], steps)
-        _, state = network.hidden(_on(inputs_TB, network), state, execution)
+    for inputs_TB, _ in pieces(network, ids, starts_B[1:] - priming, starts_B[1:]):
+        _, state = network.hidden(inputs_TB, state, execution)
     return tuple(torch.cat([zero, primed], dim=1) for zero, primed in zip(first, state, strict=True))
 
 
-def _on(batch: np.ndarray[Any, Any], network: CharRNN) -> Tensor:
-    return torch.from_numpy(batch).to(network.device)
+def _nats(
+    network: CharRNN,
+    ids: Ids,
+    starts_B: np.ndarray[Any, Any],
+    ends_B: np.ndarray[Any, Any],
+    state: State,
+    execution: Execution,
+    quantized: bool = False,
+) -> float:
+    stepper = Stepper(network, state, len(starts_B), quantized=True) if quantized else None
+    nats = 0.0  # in double precision on the host: not every device has it
+    for inputs_TB, targets_TB in pieces(network, ids, starts_B, ends_B):
+        if stepper is not None:
+            nats += loss_sum(torch.stack([stepper.step(ids_B) for ids_B in inputs_TB]), targets_TB).item()
+        else:
+            piece_nats, state = network.loss(inputs_TB, targets_TB, state, execution)
+            nats += piece_nats.item()
+    return nats

@@ -66,3 +66,21 @@ def test_targets_that_are_all_ignored_give_zero():
     found = cross_entropy_sum(*leaves, torch.full_like(targets_N, IGNORED), True)
     assert found == 0
     assert all(not gradient.any() for gradient in torch.autograd.grad(found, leaves))
+
+
+def test_slope_and_curvature_in_the_logits_factor_are_those_of_the_loss(monkeypatch):
+    monkeypatch.setattr(readout, "_BLOCK", 11 * 3)
+    generator = torch.Generator().manual_seed(0)
+    H_NH, weight_VH, bias_V = (
+        torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((17, 5), (11, 5), (11,))
+    )
+    targets_N = torch.randint(11, (17,), generator=generator)
+    targets_N[[0, 7]] = IGNORED
+
+    def nats(beta: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(beta * (H_NH @ weight_VH.T + bias_V), targets_N, reduction="sum")
+
+    beta = torch.tensor(1.3, dtype=torch.float64)
+    slope, curvature = readout.sharpness_derivatives(H_NH, weight_VH, bias_V, targets_N, 1.3)
+    assert slope == pytest.approx(torch.autograd.functional.jacobian(nats, beta).item())
+    assert curvature == pytest.approx(torch.autograd.functional.hessian(nats, beta).item())

@@ -11,7 +11,7 @@ from charrnn.model.engines import Execution
 from charrnn.model.network import CharRNN
 from charrnn.text.vocabulary import Vocabulary
 from charrnn.training import evaluation
-from charrnn.training.evaluation import entropy, evaluate, quick_lanes
+from charrnn.training.evaluation import entropy, evaluate, evaluate_in_windows, quick_lanes
 
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
 VOCABULARY = Vocabulary.of(TEXT)
@@ -117,3 +117,39 @@ def test_unigram_and_uniform_entropies_stand_beside():
 @pytest.mark.parametrize(("length", "lanes"), [(10, 1), (3999, 1), (4000, 2), (111_540, 55), (10**7, 64)])
 def test_quick_evaluations_take_no_more_lanes_than_leave_each_twice_its_priming(length, lanes):
     assert quick_lanes(length) == lanes
+
+
+# ---- windows that start from zero
+
+
+@pytest.mark.parametrize("window", [1, 17, 256, 2000])
+def test_each_window_is_read_as_a_text_of_its_own(window):
+    made = network()
+    apart = sum(evaluate(made, VOCABULARY, IDS[k : k + window + 1]).nats for k in range(0, len(IDS) - 1, window))
+    found = evaluate_in_windows(made, IDS, window)
+    assert found.nats == pytest.approx(apart, rel=1e-6)
+    assert (found.characters, found.window) == (len(IDS) - 1, window)
+
+
+def test_a_window_of_the_whole_text_is_the_definition_and_a_smaller_one_is_not():
+    made = network()
+    whole = evaluate(made, VOCABULARY, IDS).nats
+    assert evaluate_in_windows(made, IDS, len(IDS)).nats == pytest.approx(whole, rel=1e-6)
+    assert abs(evaluate_in_windows(made, IDS, 17).nats - whole) > 1
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 64])
+def test_windows_side_by_side_predict_every_character_once_however_many_there_are(at_once):
+    made = network()
+    found = evaluate_in_windows(made, IDS, 13, at_once=at_once)
+    assert found.nats == pytest.approx(evaluate_in_windows(made, IDS, 13).nats, rel=1e-6)
+    with torch.no_grad():
+        made.readout.weight.zero_()
+    found = evaluate_in_windows(made, IDS, 13, at_once=at_once)
+    assert found.nats == pytest.approx((len(IDS) - 1) * math.log(VOCABULARY.size), rel=1e-6)
+
+
+def test_windows_leave_the_mode_and_draw_no_dropout():
+    made = network(dropout=0.5).train()
+    assert evaluate_in_windows(made, IDS, 50) == evaluate_in_windows(made, IDS, 50)
+    assert made.training
