@@ -330,7 +330,7 @@ AUTO = "auto"
 
 RECIPE = (
     *(("model", key) for key in ("cell", "num_layers", "hidden_size", "dropout", "weight_dropout")),
-    *(("training", key) for key in ("batch_size", "seq_length", "learning_rate", "averaging")),
+    *(("training", key) for key in ("batch_size", "seq_length", "learning_rate")),
 )
 """Sections and keys that charrnn.training.recipe chooses."""
 

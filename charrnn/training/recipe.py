@@ -8,13 +8,13 @@ fitted by hand to the runs in results/recipe.jsonl.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from charrnn.config import Budget, Config, ModelConfig, load_config
-from charrnn.model.cells import Cell
+from charrnn.model.cells import Cell, CellName
 from charrnn.model.network import CharRNN
 from charrnn.text.dataset import Dataset
 from charrnn.text.minibatches import Shape
@@ -28,8 +28,8 @@ _PROBE_UNITS = 384
 _ASSUMED_SECONDS = 600.0
 """What a budget of epochs or steps alone, which does not say how large a model may be, is taken for."""
 
-_STEPS = 1500
-"""Steps that a run should have at least: the windows grow with the budget only beyond them."""
+_STEPS = 4000
+"""Steps that a run should have at least: windows grow with the budget only beyond them."""
 
 _MOST_WEIGHTS_PER_CHARACTER = 10.0
 """Beyond that a network has nothing more to learn from a text, whatever the time."""
@@ -78,8 +78,7 @@ def choose(config: Config, grounds: Grounds) -> dict[str, Any]:
     epochs = _epochs(grounds, weights, batch_size * seq_length)
     said("model.dropout", _dropout(epochs))
     said("model.weight_dropout", _weight_dropout(epochs))
-    said("training.learning_rate", _learning_rate(cell, hidden_size))
-    said("training.averaging", 0.02)
+    said("training.learning_rate", _learning_rate(cell, hidden_size, batch_size * seq_length))
     return said.chosen
 
 
@@ -111,9 +110,9 @@ def _units(grounds: Grounds, gates: int, num_layers: int) -> int:
 
 def _window(characters: float) -> tuple[int, int]:
     """B and T for so many characters to be read in at least _STEPS steps."""
-    together = min(max(characters / _STEPS, 512.0), 8192.0)
-    seq_length = min(max(16 * round(math.sqrt(1.5 * together) / 16), 32), 128)
-    return max(2 ** round(math.log2(together / seq_length)), 16), seq_length
+    together = characters / _STEPS
+    batch_size = 16 if together < 768 else 32 if together < 4096 else 64
+    return batch_size, int(min(max(16 * round(together / batch_size / 16), 32), 128))
 
 
 def _epochs(grounds: Grounds, weights: float, together: int) -> float:
@@ -128,16 +127,16 @@ def _epochs(grounds: Grounds, weights: float, together: int) -> float:
 
 def _dropout(epochs: float) -> float:
     """None for the first readings, since nothing is learnt by heart in them; then more the more there are."""
-    return _between({3: 0.0, 6: 0.2, 12: 0.4, 30: 0.5}, epochs)
+    return _between({4: 0.0, 8: 0.2, 16: 0.35, 40: 0.5}, epochs)
 
 
 def _weight_dropout(epochs: float) -> float:
-    return _between({6: 0.0, 12: 0.2, 30: 0.4}, epochs)
+    return _between({4: 0.0, 8: 0.1, 16: 0.2, 40: 0.4}, epochs)
 
 
-def _learning_rate(cell: Literal["rnn", "gru", "lstm"], hidden_size: int) -> float:
-    """Falls with the width; no gate protects an RNN's state."""
-    rate = {"lstm": 6e-3, "gru": 4e-3, "rnn": 1.2e-3}[cell] * (384 / hidden_size) ** 0.65
+def _learning_rate(cell: CellName, hidden_size: int, together: int) -> float:
+    """Falls with the width, rises with the characters of a window; no gate protects an RNN's state."""
+    rate = {"lstm": 6e-3, "gru": 4e-3, "rnn": 1.2e-3}[cell] * (384 / hidden_size) ** 0.65 * (together / 2048) ** 0.25
     return float(f"{min(rate, 1.2e-2):.1g}")
 
 
