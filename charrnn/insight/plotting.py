@@ -68,11 +68,7 @@ def plot_curves(runs: Sequence[Run], output: Path, axis: Axis = "seconds") -> No
     """
     if output.suffix.lower() not in _FORMATS:
         raise ConfigError(f"--output {output}: expected a name that ends in {', '.join(_FORMATS)}")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("plot: needs matplotlib; pip install matplotlib") from None
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     for number, run in enumerate(runs):
         metrics, color = read_metrics(run), f"C{number}"
@@ -85,6 +81,20 @@ def plot_curves(runs: Sequence[Run], output: Path, axis: Axis = "seconds") -> No
     axes.set(xlabel=axis, ylabel="bits per character", title="validation (dots) and training (faint)")
     axes.grid(alpha=0.3)
     axes.legend()
+    save_figure(figure, output)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib Figure of so many inches. Raises ConfigError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("plot: needs matplotlib; pip install matplotlib") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Any, output: Path) -> None:
+    """Write a figure in the format of the file's name. Raises ConfigError for a file that cannot be written."""
     try:
         figure.savefig(output, dpi=150)
     except (OSError, ValueError) as error:
