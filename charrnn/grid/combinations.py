@@ -109,9 +109,13 @@ def label(values: Mapping[str, Any]) -> str:
     """
     bare = {CELL, LAYERS, UNITS} if {LAYERS, UNITS} <= values.keys() else {CELL}
     parts = (
-        text_of(value) if key in bare else f"{key.partition('.')[2]}-{text_of(value)}" for key, value in values.items()
+        _slug(value) if key in bare else f"{key.partition('.')[2]}-{_slug(value)}" for key, value in values.items()
     )
-    return re.sub(r"[^\w.+-]+", "-", "-".join(parts))[:_LONGEST_NAME].strip("-.")
+    return "-".join(parts)[:_LONGEST_NAME].strip("-.")
+
+
+def _slug(value: Any) -> str:
+    return re.sub(r"[^\w.+-]+", "-", text_of(value)).strip("-")
 
 
 def text_of(value: Any) -> str:

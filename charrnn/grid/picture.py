@@ -1,14 +1,14 @@
 """What came of a grid, drawn: the loss along a size, with a line for each combination of the rest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from charrnn.errors import ConfigError
-from charrnn.grid.combinations import LAYERS, SEED, UNITS, label, text_of
+from charrnn.grid.combinations import CELL, LAYERS, SEED, UNITS, text_of
 from charrnn.grid.folder import Grid, Record
 from charrnn.grid.report import Group, groups, what
-from charrnn.insight.plotting import new_figure, save_figure
+from charrnn.insight.plotting import new_figure, plain_label, save_figure
 
 _STYLES = (("o", "-"), ("s", "--"), ("^", ":"), ("D", "-."))
 """Marker and line."""
@@ -33,12 +33,15 @@ def draw(grid: Grid) -> str:
 
 
 def _axis(record: Record) -> str | None:
-    """The key along which lines run: hidden_size, or else the first of several numbers; None if there is none."""
-    for key in sorted(record.vary, key=lambda key: key != UNITS):
-        values = [run.values[key] for run in record.runs]
-        if key != SEED and len({*map(repr, values)}) > 1 and all(type(value) in (int, float) for value in values):
-            return key
-    return None
+    """The key along which lines run: hidden_size, or else that of the most numbers; None if none has several."""
+    counts = {key: _several(record, key) for key in record.vary if key != SEED}
+    return max(counts, key=lambda key: (counts[key] and key == UNITS, counts[key])) if any(counts.values()) else None
+
+
+def _several(record: Record, key: str) -> int:
+    """How many different numbers a key has; 0 if there is only one or it has other values too."""
+    values = [run.values[key] for run in record.runs]
+    return len({*values}) if all(type(value) in (int, float) for value in values) and len({*values}) > 1 else 0
 
 
 # ---- along a key
@@ -60,7 +63,7 @@ def _curves(found: Sequence[Group], axis: str) -> Any:
     if axis in (UNITS, LAYERS):
         places["parameters"] = lambda group: group.parameters
     lines = _lines(found, axis)
-    figure = new_figure(2 + 4.5 * len(places), 5)
+    figure = new_figure(3 + 4.5 * len(places), 5)
     for axes, (name, place) in zip(
         figure.subplots(1, len(places), sharey=True, squeeze=False)[0], places.items(), strict=True
     ):
@@ -68,12 +71,15 @@ def _curves(found: Sequence[Group], axis: str) -> Any:
             _draw(axes, line, place)
         _mark(axes, name, sorted({place(group) for group in found}))
     figure.axes[0].set_ylabel("nats per character")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center")
     return figure
 
 
 def _lines(found: Sequence[Group], axis: str) -> list[_Line]:
-    """The groups by their other values, of which the first gives the color and the rest the style."""
+    """The groups by their other values, of which the first gives the color and the rest the style.
+
+    In the order, from the top, in which they end, since the legend then stands as they do.
+    """
     colors: dict[str, str] = {}
     styles: dict[str, tuple[str, str]] = {}
     lines: dict[str, _Line] = {}
@@ -82,9 +88,17 @@ def _lines(found: Sequence[Group], axis: str) -> list[_Line]:
         first, *rest = [text_of(value) for value in values.values()] or [""]
         color = colors.setdefault(first, f"C{len(colors)}")
         style = styles.setdefault(repr(rest), _STYLES[len(styles) % len(_STYLES)])
-        line = lines.setdefault(repr(values), _Line(label(values) or "all", color, style))
+        line = lines.setdefault(repr(values), _Line(_legend(values), color, style))
         line.groups.append(group)
-    return list(lines.values())
+    return sorted(lines.values(), key=lambda line: line.groups[-1].loss, reverse=True)
+
+
+def _legend(values: Mapping[str, Any]) -> str:
+    """lstm, num_layers 2."""
+    said = (
+        text_of(value) if key == CELL else f"{key.partition('.')[2]} {text_of(value)}" for key, value in values.items()
+    )
+    return plain_label(", ".join(said))
 
 
 def _draw(axes: Any, line: _Line, place: Callable[[Group], Any]) -> None:
@@ -110,14 +124,21 @@ def _draw(axes: Any, line: _Line, place: Callable[[Group], Any]) -> None:
 
 
 def _mark(axes: Any, name: str, values: Sequence[float]) -> None:
-    """Name an axis; its few values stand at it, and where they are wide apart on a logarithmic scale."""
+    """Name an axis; values that are wide apart stand on a logarithmic scale."""
+    from matplotlib.ticker import EngFormatter, LogLocator
+
     axes.set_xlabel(name)
     axes.grid(alpha=0.3)
-    if values[0] > 0 and values[-1] >= _WIDE * values[0]:
+    wide = values[0] > 0 and values[-1] >= _WIDE * values[0]
+    if wide:
         axes.set_xscale("log")
     if name != "parameters":
         axes.set_xticks(values, [f"{value:g}" for value in values])
-        axes.minorticks_off()
+    elif wide:
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.minorticks_off()
+    if name == "parameters":
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 # ---- no number to go along

@@ -117,9 +117,9 @@ def _crossed(record: Record, found: Sequence[Group]) -> Table:
         column = " ".join(text_of(value) for key, value in group.values.items() if key != UNITS)
         cells.setdefault(group.values[UNITS], {})[column] = _nats(group.loss) if group.losses else "failed"
     columns = list(dict.fromkeys(column for row in cells.values() for column in row))
-    named = " and ".join(key.partition(".")[2] for key in record.vary if key in (CELL, LAYERS))
     rows = [(str(size), *row.values()) for size, row in cells.items()]
-    return Table(f"{what(record)}, by hidden_size and {named}", ("hidden_size", *columns), rows)
+    named = " and ".join(key.partition(".")[2] for key in record.vary if key in (CELL, LAYERS))
+    return Table(f"{what(record)}; rows: hidden_size, columns: {named}", ("", *columns), rows)
 
 
 def refuse_failed(grid: Grid) -> None:
