@@ -442,9 +442,9 @@ def grid(
 
     Several run at a time, each on its share of the cores. With a budget of time
     they share the machine, so another number of --jobs gives other figures; with
-    steps or epochs it does not. Ctrl-C saves all; --resume skips what is finished
-    and goes on with the rest. The table goes to stdout, and into DIR grid.json
-    and, with matplotlib, grid.png.
+    steps or epochs only the rounding changes. Ctrl-C saves all; --resume skips
+    what is finished and goes on with the rest. The table goes to stdout, and into
+    DIR grid.json and, with matplotlib, grid.png.
     """
     from charrnn.grid import combinations, folder, picture, report, running
     from charrnn.training.reporting import make_view

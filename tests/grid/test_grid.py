@@ -140,8 +140,10 @@ def test_ctrl_c_saves_every_run_and_a_resume_ends_bit_for_bit_where_they_would_h
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, env=environment) as process:
         wait_until(lambda: all(run.last.exists() and run.metrics.read_bytes().count(b"\n") > 2 for run in runs))
+        groups = [os.getpgid(int((run.folder / ".lock").read_text(encoding="utf-8").split()[1])) for run in runs]
         os.killpg(process.pid, signal.SIGINT)
         messages = process.stderr.read().decode() if process.stderr else ""
+    assert process.pid not in groups, "the children would be told twice, and leave unsaved"
     assert process.returncode == 130
     assert messages.splitlines()[-1] == "charrnn: go on with: charrnn grid --resume --output here"
     assert "Traceback" not in messages
