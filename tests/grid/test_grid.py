@@ -147,6 +147,7 @@ def test_ctrl_c_saves_every_run_and_a_resume_ends_bit_for_bit_where_they_would_h
     assert process.returncode == 130
     assert messages.splitlines()[-1] == "charrnn: go on with: charrnn grid --resume --output here"
     assert "Traceback" not in messages
+    assert "failed" not in outcomes("here").values()
     stopped = [run for run in runs if 0 < checkpoint.load(run.last).metrics["step"] < 300]
     assert stopped
     for one in stopped:
