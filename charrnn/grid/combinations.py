@@ -26,16 +26,11 @@ _LONGEST_NAME = 150
 
 @dataclass(frozen=True)
 class Combination:
-    """One run of a grid: its folder's name and its configuration."""
+    """One run of a grid: its folder's name, its configuration, and the varied keys' values as JSON has them."""
 
     name: str
     config: Config
-
-
-def value_of(config: Config, key: str) -> Any:
-    """What a configuration says of a dotted key."""
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)
+    values: dict[str, Any]
 
 
 def combine(
@@ -64,11 +59,19 @@ def combine(
                 )
     if problems:
         raise ConfigError("\n".join(_said_of(line, where, len(choices)) for line, where in problems.items()))
+    found_values = [_as_loaded(config, choice) for config, choice in zip(configs, choices, strict=True)]
     for key, given in values.items():
-        if len({text_of(value_of(config, key)) for config in configs}) < len(given):
+        if len({text_of(found[key]) for found in found_values}) < len(given):
             raise ConfigError(f"--vary {key} = {', '.join(map(text_of, given))}: expected each value once")
-    names = _told_apart(label({key: value_of(config, key) for key in values}) for config in configs)
-    return list(values), [Combination(name, config) for name, config in zip(names, configs, strict=True)]
+    names = _told_apart(map(label, found_values))
+    return list(values), [Combination(*one) for one in zip(names, configs, found_values, strict=True)]
+
+
+def _as_loaded(config: Config, choice: Mapping[str, object]) -> dict[str, Any]:
+    """The chosen values as a configuration took them, 1e-3 as 0.001; auto stays, whatever it stands for."""
+    plain = config.model_dump(mode="json")
+    paths = {key: key.partition(".") for key in choice}
+    return {key: "auto" if choice[key] == "auto" else plain[section][name] for key, (section, _, name) in paths.items()}
 
 
 def _loaded(

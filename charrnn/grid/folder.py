@@ -1,6 +1,6 @@
 """A grid on disk: a folder with one of a run for each combination, and grid.json, which says what came of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -63,7 +63,7 @@ class Grid:
 
     @classmethod
     def create(
-        cls, folder: Path | None, vary: list[str], combinations: Iterable[Combination], jobs: int | None
+        cls, folder: Path | None, vary: list[str], combinations: Sequence[Combination], jobs: int | None
     ) -> "Grid":
         """A new grid in the given folder, or in runs/<date>-<time>-grid-<text>, once its texts are seen to be usable.
 
@@ -73,8 +73,8 @@ class Grid:
         if folder is not None and (folder / _FILE).exists():
             raise ConfigError(f"{folder} holds a grid already; --resume goes on with it, --output DIR names another")
         configs = {one.name: one.config for one in combinations}
+        outcomes = [Outcome(name=one.name, values=one.values) for one in combinations]
         texts = _texts(configs.values())
-        outcomes = [Outcome(name=name, values=_values(config, vary)) for name, config in configs.items()]
         made = Run.new(folder, f"grid-{next(iter(texts.values()))}").folder
         grid = cls(made, Record(vary=vary, jobs=jobs, texts=list(texts), runs=outcomes), configs)
         (made / "configs").mkdir(exist_ok=True)
@@ -136,12 +136,6 @@ class Grid:
     def write(self) -> None:
         """Write grid.json. Raises CheckpointError where the file system refuses."""
         write_whole(self.folder / _FILE, (self.record.model_dump_json(indent=1) + "\n").encode())
-
-
-def _values(config: Config, vary: Iterable[str]) -> dict[str, Any]:
-    """The varied keys' values as JSON has them."""
-    plain = config.model_dump(mode="json")
-    return {key: plain[key.partition(".")[0]][key.partition(".")[2]] for key in vary}
 
 
 def _texts(configs: Iterable[Config]) -> dict[str, str]:

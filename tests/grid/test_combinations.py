@@ -35,6 +35,7 @@ def test_each_combination_is_what_set_would_have_made_of_it(folder):
         (["training.seed=1", "hidden_size=3", "num_layers=2", "model.cell=rnn"], ["rnn-2-3-seed-1"]),
         (["learning_rate=1e-3,0.1"], ["learning_rate-0.001", "learning_rate-0.1"]),
         (["clip_norm=1,null"], ["clip_norm-1.0", "clip_norm-null"]),
+        (["engine=auto,torch"], ["engine-auto", "engine-torch"]),
         (["betas=[0.9, 0.99],[0.8, 0.9]"], ["betas-0.9-0.99", "betas-0.8-0.9"]),
         (['budget=1m,"2m, 3 epochs"'], ["budget-1m", "budget-2m-3-epochs"]),
         (
