@@ -93,6 +93,12 @@ Texts = Annotated[
     list[str] | None,
     typer.Argument(metavar="TEXT", help="Files, folders, globs, named corpora, or - for standard input."),
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget", "-b", metavar="BUDGET", help="90s, 5m, 2h, '30 epochs', '20000 steps', or '5m, 30 epochs'."
+    ),
+]
 Model = Annotated[
     Path | None,
     typer.Argument(
@@ -178,12 +184,7 @@ def train(
     texts: Texts = None,
     config: ConfigFile = None,
     settings: Settings = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            "--budget", "-b", metavar="BUDGET", help="90s, 5m, 2h, '30 epochs', '20000 steps', or '5m, 30 epochs'."
-        ),
-    ] = None,
+    budget: Budget = None,
     run: Annotated[
         Path | None, typer.Option(metavar="DIR", parser=_path, help="The run's folder; else a new one in runs/.")
     ] = None,
@@ -458,6 +459,63 @@ def plot(
 
     plotting.plot_curves([Run(folder) for folder in runs or [newest_run()]], output, axis.value)
     typer.echo(output)
+
+
+@app.command()
+@_command
+def grid(
+    texts: Texts = None,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    budget: Budget = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=V1,V2,...",
+            help="An option of the configuration and its values; may be repeated.",
+            show_default="three: cell=rnn,gru,lstm num_layers=1,2,3 hidden_size=64,128,256,512",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", parser=_path, help="The grid's folder; else a new one."),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", metavar="N", help="Runs at a time; else one a core, or one on a GPU.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the grid DIR, or the newest.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Train every combination of some options' values, each as a run of its own, and compare them.
+
+    Several run at a time, each on its share of the cores. With a budget of time
+    they share the machine, so another number of --jobs gives other figures; with
+    steps or epochs only the rounding changes. Ctrl-C saves all; --resume skips
+    what is finished and goes on with the rest. The table goes to stdout, and into
+    DIR grid.json and, with matplotlib, grid.png.
+    """
+    from charrnn.grid import combinations, folder, picture, report, running
+    from charrnn.training.reporting import make_view
+
+    if resume:
+        given = {"TEXT": texts, "--config": config, "--set": settings, "--budget": budget, "--vary": vary}
+        _refuse_with_resume([name for name, value in given.items() if value])
+        found = folder.Grid.existing(output)
+        width = running.Width.of(found.configs.values(), found.record.jobs if jobs is None else jobs)
+    else:
+        flags = {"corpus.source": texts or None, "training.budget": budget}
+        keys, combined = combinations.combine(vary or combinations.DEFAULT, config, settings or (), flags)
+        width = running.Width.of([one.config for one in combined], jobs)
+        found = folder.Grid.create(output, keys, combined, jobs)
+    say = make_view().say
+    running.train_all(found, width, say)
+    say("picture", picture.draw(found))
+    if as_json:
+        typer.echo(found.record.model_dump_json())
+    else:
+        for table in report.tables(found.record):
+            _print_table(table)
+    report.refuse_failed(found)
 
 
 @app.command()

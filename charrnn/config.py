@@ -520,6 +520,25 @@ def _parse_setting(setting: str) -> _Settings:
     return _Settings(_nested(key, value), {key: place, **{(*key, str(name)): place for name in names}})
 
 
+def parse_vary(option: str) -> tuple[str, list[object]]:
+    """The dotted key and the values of a `--vary KEY=V1,V2,...`, which are read as YAML between brackets.
+
+    So `"10m, 30 epochs"` in quotes and [0.9, 0.99] are one value each. Raises ConfigError that names the key.
+    """
+    key_text, equals, values_text = option.partition("=")
+    if not equals or not key_text.strip():
+        raise ConfigError(f"--vary {_plain(option)}: expected KEY=V1,V2,..., such as hidden_size=64,128")
+    key, place = _full_key(key_text.strip()), f"--vary {_plain(key_text.strip())}"
+    if key not in _KEYS:
+        raise ConfigError(f"{place}: unknown key {_plain('.'.join(key))}{_nearest(key[-1], key[:-1])}")
+    values = _parse_value(f"[{values_text}]")
+    if not isinstance(values, list) or not values:
+        raise ConfigError(
+            f"{place} = {_short(values_text)}: expected values apart by commas, in quotes where they hold one"
+        )
+    return ".".join(key), values
+
+
 def _parse_value(text: str) -> object:
     if text.strip() == "-":  # standard input; to YAML, a list of nothing
         return "-"
@@ -537,11 +556,13 @@ def load_config(
     settings: Iterable[str] = (),
     flags: Mapping[str, object] | None = None,
     base: Config | None = None,
+    varied: Mapping[str, object] | None = None,
 ) -> Config:
     """Resolve the configuration.
 
     path: a YAML file. settings: `key=value` texts of `--set`. flags: full dotted keys to values of dedicated flags,
     None meaning not given. base: what stands in place of the defaults (a resumed run's own configuration).
+    varied: full dotted keys to one of the values of their `--vary`; of these no other option may speak.
     Raises ConfigError that names every problem found, a line each.
     """
     merged = _Settings(base.model_dump(exclude_unset=True) if base else {}, {})
@@ -553,6 +574,11 @@ def load_config(
         if value is not None:
             key = tuple(name.split("."))
             merged = merged.merged(_Settings(_nested(key, value), {key: f"--{key[-1].replace('_', '-')}"}))
+    for name, value in (varied or {}).items():
+        key = tuple(name.split("."))
+        if merged.places.get(key, "").startswith("--"):
+            raise ConfigError(f"{name}: given by {merged.places[key]} and varied by --vary; only one of them")
+        merged = merged.merged(_Settings(_nested(key, value), {key: f"--vary {name}"}))
     return _validated(merged)
 
 

@@ -28,6 +28,7 @@ ORDER = [
     "charrnn.trained",
     "charrnn.insight",
     "charrnn.bench",
+    "charrnn.grid",
     "charrnn.cli",
     "charrnn.__main__",
 ]
@@ -90,7 +91,9 @@ def test_only_the_commands_and_reports_know_typer_and_rich():
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["sample", "--help"], ["bench", "--help"], ["--version"]], ids=str
+    "arguments",
+    [["--help"], ["train", "--help"], ["sample", "--help"], ["bench", "--help"], ["grid", "--help"], ["--version"]],
+    ids=str,
 )
 def test_help_loads_neither_torch_nor_numpy_nor_the_configuration(arguments):
     code = (

@@ -42,7 +42,7 @@ def commands() -> list[list[str]]:
 
 def quickened(command: list[str]) -> list[str]:
     """The command with its training shortened to a few steps; a resumed run may only change its budget."""
-    if command[0] != "train":
+    if command[0] not in ("train", "grid"):
         return command
     if "--budget" in command:
         at = command.index("--budget") + 1

@@ -51,7 +51,7 @@ def _training(case: Record, label: str) -> Table:
     rows = [
         (
             record["name"],
-            _whole(record["chars_per_second"]),
+            whole(record["chars_per_second"]),
             _times(record["ratio_to_plain"]),
             _times(record["ratio_to_call_per_character"]),
             _share(record["fraction_of_large_gemm"]),
@@ -61,7 +61,7 @@ def _training(case: Record, label: str) -> Table:
         )
         for record in case["training"]
     ]
-    return _without_empty_notes(Table(f"training {label}", headings, rows))
+    return without_empty_notes(Table(f"training {label}", headings, rows))
 
 
 def _products(case: Record) -> Table:
@@ -71,14 +71,14 @@ def _products(case: Record) -> Table:
             f"{record['shape']} {record['rows']} x {record['inner']} x {record['columns']}",
             record["precision"],
             record["library"],
-            _whole(_scaled(record["flops_per_second"], 1e9)),
+            whole(_scaled(record["flops_per_second"], 1e9)),
             str(record["repeats"]),
             record["note"],
         )
         for record in case["gemm"]
     ]
     title = f"GEMM in the same turns; a character costs {case['flops_per_character'] / 1e6:.2f} MFLOP of training"
-    return _without_empty_notes(Table(title, headings, rows))
+    return without_empty_notes(Table(title, headings, rows))
 
 
 def _sampling(case: Record) -> Table:
@@ -86,7 +86,7 @@ def _sampling(case: Record) -> Table:
     rows = [
         (
             record["name"],
-            _whole(record["chars_per_second"]),
+            whole(record["chars_per_second"]),
             _times(record["ratio_to_call_per_character"]),
             _share(record["fraction_of_read_bandwidth"]),
             str(record["repeats"]),
@@ -95,31 +95,34 @@ def _sampling(case: Record) -> Table:
         for record in case["sampling"]
     ]
     megabytes = case["weight_bytes_per_character"] / 1e6
-    speed = _formatted(_scaled(case["read_bytes_per_second"], 1e9), "{:.1f} GB/s".format)
+    speed = formatted(_scaled(case["read_bytes_per_second"], 1e9), "{:.1f} GB/s".format)
     title = f"sampling; {megabytes:.2f} MB of weights a character, such a buffer is read at {speed}"
-    return _without_empty_notes(Table(title, headings, rows))
+    return without_empty_notes(Table(title, headings, rows))
 
 
-def _without_empty_notes(table: Table) -> Table:
+def without_empty_notes(table: Table) -> Table:
+    """The table without its last column, if nothing is in it."""
     if any(row[-1] for row in table.rows):
         return table
     return Table(table.title, table.headings[:-1], [row[:-1] for row in table.rows])
 
 
-def _formatted(value: float | None, show: Callable[[float], str]) -> str:
+def formatted(value: float | None, show: Callable[[float], str]) -> str:
+    """A figure as it is shown, or the sign of one that is missing."""
     return _MISSING if value is None else show(value)
 
 
-def _whole(value: float | None) -> str:
-    return _formatted(value, "{:,.0f}".format)
+def whole(value: float | None) -> str:
+    """A figure without decimals."""
+    return formatted(value, "{:,.0f}".format)
 
 
 def _times(value: float | None) -> str:
-    return _formatted(value, "{:.2f}".format)
+    return formatted(value, "{:.2f}".format)
 
 
 def _share(value: float | None) -> str:
-    return _formatted(value, "{:.0%}".format)
+    return formatted(value, "{:.0%}".format)
 
 
 def _scaled(value: float | None, unit: float) -> float | None:

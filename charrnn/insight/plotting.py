@@ -55,9 +55,9 @@ def curve(records: Sequence[dict[str, Any]], axis: Axis) -> tuple[list[float], l
     return [record[key] for record in records], [record["nats_per_char"] / math.log(2) for record in records]
 
 
-def _label(run: Run) -> str:
-    """The folder's name, in which matplotlib shall see neither a formula nor a label to hide."""
-    return shown(run.folder.absolute().name).replace("$", r"\$").lstrip("_")
+def plain_label(text: str) -> str:
+    """A text in which matplotlib shall see neither a formula nor a label to hide."""
+    return shown(text).replace("$", r"\$").lstrip("_")
 
 
 def plot_curves(runs: Sequence[Run], output: Path, axis: Axis = "seconds") -> None:
@@ -68,11 +68,7 @@ def plot_curves(runs: Sequence[Run], output: Path, axis: Axis = "seconds") -> No
     """
     if output.suffix.lower() not in _FORMATS:
         raise ConfigError(f"--output {output}: expected a name that ends in {', '.join(_FORMATS)}")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("plot: needs matplotlib; pip install matplotlib") from None
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     for number, run in enumerate(runs):
         metrics, color = read_metrics(run), f"C{number}"
@@ -81,10 +77,30 @@ def plot_curves(runs: Sequence[Run], output: Path, axis: Axis = "seconds") -> No
         axes.plot(*curve(metrics.get("training", []), axis), color=color, alpha=0.35, linewidth=1)
         validation = curve(metrics.get("evaluation", []), axis)
         lowest = f", best {min(validation[1]):.3f}" if validation[1] else ""
-        axes.plot(*validation, color=color, marker="o", markersize=3, label=f"{_label(run)}{lowest}")
+        axes.plot(
+            *validation,
+            color=color,
+            marker="o",
+            markersize=3,
+            label=f"{plain_label(run.folder.absolute().name)}{lowest}",
+        )
     axes.set(xlabel=axis, ylabel="bits per character", title="validation (dots) and training (faint)")
     axes.grid(alpha=0.3)
     axes.legend()
+    save_figure(figure, output)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty matplotlib Figure of so many inches. Raises ConfigError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError("plot: needs matplotlib; pip install matplotlib") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Any, output: Path) -> None:
+    """Write a figure in the format of the file's name. Raises ConfigError for a file that cannot be written."""
     try:
         figure.savefig(output, dpi=150)
     except (OSError, ValueError) as error:

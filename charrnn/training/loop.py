@@ -382,7 +382,7 @@ def _reporter(run: Run, view: View, note: str) -> Iterator[Reporter]:
 
 def _run(session: Session, run: Run, reporter: Reporter) -> Run:
     session.network.train()
-    with _caught_signals() as signals:
+    with caught_signals() as signals:
         for label, text in planning.headline(session):
             reporter.say(label, text)
         training = Training(session, run, reporter, signals)
@@ -436,7 +436,7 @@ class Signals:
 
 
 @contextmanager
-def _caught_signals() -> Iterator[Signals]:
+def caught_signals() -> Iterator[Signals]:
     """SIGINT, SIGTERM and a terminal's SIGHUP set a flag in place of stopping the process in the middle of a step."""
     signals = Signals()
     try:
