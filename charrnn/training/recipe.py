@@ -127,11 +127,11 @@ def _epochs(grounds: Grounds, weights: float, together: int) -> float:
 
 def _dropout(epochs: float) -> float:
     """None for the first readings, since nothing is learnt by heart in them; then more the more there are."""
-    return _between({4: 0.0, 8: 0.2, 16: 0.35, 40: 0.5}, epochs)
+    return _between({5: 0.0, 8: 0.2, 16: 0.35, 40: 0.5}, epochs)
 
 
 def _weight_dropout(epochs: float) -> float:
-    return _between({4: 0.0, 8: 0.1, 16: 0.2, 40: 0.4}, epochs)
+    return _between({5: 0.0, 8: 0.1, 16: 0.2, 40: 0.4}, epochs)
 
 
 def _learning_rate(cell: CellName, hidden_size: int, together: int) -> float:

@@ -1,0 +1,129 @@
+"""Measures what a budget buys, and draws the README's tables from what was measured.
+
+python results/measure.py TEXT BUDGET [--seeds 0,1,2] [--set key=value]...   trains, evaluates, adds to runs.jsonl
+python results/measure.py --tables                                           prints the tables
+
+A line holds the command, the seeds and for each the validation figures, the machine and the commit. Nothing else should
+run on the machine meanwhile.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+RUNS = HERE / "runs.jsonl"
+
+
+def charrnn(*arguments: str) -> str:
+    """What a command prints on stdout."""
+    command = [sys.executable, "-m", "charrnn", *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
+
+
+def train(text: str, budget: str, settings: list[str], seed: int, run: Path) -> dict[str, Any]:
+    """Train with one seed; the figures of the best model, and what the recipe chose."""
+    options = [part for setting in [*settings, f"seed={seed}"] for part in ("--set", setting)]
+    charrnn("train", text, "--budget", budget, "--run", str(run), *options)
+    found = json.loads(charrnn("evaluate", str(run), "--window", "256", "--json"))
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    last = [line for line in lines if line["type"] == "training"][-1]
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    return {
+        "seed": seed,
+        "nats_per_char": found["nats_per_char"],
+        "nats_per_char_in_windows_of_256": found["nats_per_char_in_windows"],
+        **{key: last[key] for key in ("step", "epoch", "seconds")},
+        "model": config["model"],
+        **{key: config["training"][key] for key in ("batch_size", "seq_length", "learning_rate")},
+    }
+
+
+def measure(text: str, budget: str, settings: list[str], seeds: list[int]) -> dict[str, Any]:
+    """One line of runs.jsonl."""
+    import torch
+
+    from charrnn.bench import machine
+
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, cwd=HERE, encoding="utf-8")
+    name = Path(text).stem
+    folder = Path(tempfile.mkdtemp())
+    try:
+        runs = [train(text, budget, settings, seed, folder / str(seed)) for seed in seeds]
+    finally:
+        shutil.rmtree(folder)
+    said = "".join(f" --set {setting}" for setting in settings)
+    return {
+        "text": name,
+        "budget": budget,
+        "command": f"charrnn train {name} --budget {budget}{said}",
+        "runs": runs,
+        "machine": machine.description(torch.device("cpu")),
+        "commit": commit.stdout.strip(),
+    }
+
+
+def lines() -> list[dict[str, Any]]:
+    """All that was measured."""
+    return [json.loads(line) for line in RUNS.read_text(encoding="utf-8").splitlines()]
+
+
+def tables() -> str:
+    """The README's table of budgets, in Markdown."""
+    rows = [
+        "| text | budget | model | epochs | nats per character | in windows of 256 | seeds |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    rows += ["| " + " | ".join(row(line)) + " |" for line in lines()]
+    return "\n".join(rows)
+
+
+def row(line: dict[str, Any]) -> list[str]:
+    """The medians over the seeds of one line, and the range of the losses."""
+    runs, model = line["runs"], line["runs"][0]["model"]
+    losses = [run["nats_per_char"] for run in runs]
+    spread = f" ({min(losses):.3f} to {max(losses):.3f})" if len(runs) > 1 else ""
+    windows = statistics.median(run["nats_per_char_in_windows_of_256"] for run in runs)
+    dropout = f", dropout {model['dropout']:g}, {model['weight_dropout']:g}" if model["dropout"] else ""
+    return [
+        line["text"],
+        line["budget"],
+        f"{model['cell'].upper()} {model['num_layers']} x {model['hidden_size']}{dropout}",
+        f"{statistics.median(run['epoch'] for run in runs):.1f}",
+        f"**{statistics.median(losses):.3f}**{spread}",
+        f"{windows:.3f}",
+        ", ".join(str(run["seed"]) for run in runs),
+    ]
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("text", nargs="?")
+    parser.add_argument("budget", nargs="?")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--tables", action="store_true")
+    given = parser.parse_args()
+    if given.tables:
+        print(tables())
+    elif given.text and given.budget:
+        seeds = [int(seed) for seed in given.seeds.split(",")]
+        line = measure(given.text, given.budget, given.settings, seeds)
+        with RUNS.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        print(*row(line), sep=" | ")
+    else:
+        parser.error("TEXT and BUDGET, or --tables")
+
+
+if __name__ == "__main__":
+    main()
