@@ -34,7 +34,7 @@ _STEPS = 4000
 _MOST_WEIGHTS_PER_CHARACTER = 10.0
 """Beyond that a network has nothing more to learn from a text, whatever the time."""
 
-_WIDEST = 768
+_WIDEST = 1024
 """Units of one layer above which two are taken."""
 
 
@@ -98,11 +98,11 @@ class _Said:
 
 
 def _units(grounds: Grounds, gates: int, num_layers: int) -> int:
-    """H for the work: 384 units of an LSTM for 1.4e12, half as many again for some four times as much work.
+    """H for the work: 384 units of an LSTM for 1.4e12, twice as many for some twenty times as much work.
 
     With more layers as many as keep the number of weights; no more than the text can feed.
     """
-    one_layer = 384 * (grounds.work / 1.4e12) ** 0.3 * math.sqrt(4 / gates)
+    one_layer = 384 * (grounds.work / 1.4e12) ** 0.225 * math.sqrt(4 / gates)
     fed = math.sqrt(_MOST_WEIGHTS_PER_CHARACTER * grounds.characters / gates)
     units = min(one_layer, fed) / math.sqrt(2 * num_layers - 1)
     return int(min(max(32 * round(units / 32), 64), 2048))
@@ -137,7 +137,7 @@ def _weight_dropout(epochs: float) -> float:
 def _learning_rate(cell: CellName, hidden_size: int, together: int) -> float:
     """Falls with the width, rises with the characters of a window; no gate protects an RNN's state."""
     rate = {"lstm": 6e-3, "gru": 4e-3, "rnn": 1.2e-3}[cell] * (384 / hidden_size) ** 0.65 * (together / 2048) ** 0.25
-    return float(f"{min(rate, 1.2e-2):.1g}")
+    return float(f"{min(rate, 1.2e-2):.2g}")
 
 
 def _between(points: Mapping[float, float], at: float) -> float:
