@@ -88,4 +88,4 @@ def plot_curves(runs: Sequence[Run], output: Path, axis: Axis = "seconds") -> No
     try:
         figure.savefig(output, dpi=150)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--output {output}: {error}") from None
+        raise ConfigError(f"--output {output}: {getattr(error, 'strerror', None) or error}") from None

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,9 @@ def test_half_written_files_of_killed_processes_are_cleared_and_those_of_users_a
 # ---- killed for real
 
 
-def command(*arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as many as the tests' own process
+def command(*arguments: str, threads: int = 1, **options: Any) -> "subprocess.Popen[bytes]":
+    """A command as a process of its own, with as many threads as the tests' process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     everything = [sys.executable, "-m", "charrnn", *arguments]
     return subprocess.Popen(everything, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, **options)
 
@@ -204,16 +206,22 @@ def test_a_run_killed_dozens_of_times_becomes_bit_for_bit_the_run_it_would_have_
 
 
 @POSIX_ONLY
-def test_a_second_ctrl_c_leaves_at_once_with_a_checkpoint_that_loads(small_config, folder):
-    config = with_settings(small_config, *KEEPING, "budget=10h")
-    with command("train", *arguments_of(config), "--run", "here") as process:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_second_signal_leaves_at_once_with_the_checkpoint_before(number, code, small_config, folder):
+    """In the middle of a step that takes long: the first alone would wait for its end and save."""
+    slow = ("engine=reference", "batch_size=1", "seq_length=2400", "hidden_size=64", "num_layers=4", "budget=10h")
+    with command("train", *arguments_of(with_settings(small_config, *slow)), "--run", "here") as process:
         read_until(process, b"hardware")
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        before = Run(Path("here")).last.read_bytes()
+        process.send_signal(number)
+        read_until(process, b"once more leaves at once")
+        process.send_signal(number)
         messages = process.stderr.read().decode() if process.stderr else ""
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Traceback" not in messages
+    assert "saving" not in messages
+    assert Run(Path("here")).last.read_bytes() == before
     assert checkpoint.load(Run(Path("here")).last, with_training=True).network()
 
 
@@ -508,12 +516,28 @@ def test_a_resume_that_keeps_fewer_deletes_the_others(small_config, view, folder
     assert set(run.steps()) == {40}
 
 
-def test_another_version_of_torch_or_number_of_threads_is_said(small_config, view, folder):
+def test_another_version_of_torch_number_of_threads_or_device_is_said(small_config, view, folder):
     run = loop.train(small_config, view, folder / "run")
     loop.resume(view, run.folder, [], None)
     assert "no longer bit for bit" not in view.text()
     stored = checkpoint.load(run.last, with_training=True)
-    stored.progress["placement"].update(torch="1.0", threads=77)
-    checkpoint.save(run.last, stored)
-    loop.resume(view, run.folder, [], None)
-    assert "it ran with torch 1.0, with 77 threads before, so it goes on, but no longer bit for bit" in view.text()
+    for change, words in (
+        ({"torch": "1.0"}, "with torch 1.0"),
+        ({"threads": 77}, "with 77 threads"),
+        ({"device": "cuda"}, "on cuda"),
+        ({"torch": "1.0", "threads": 77}, "with torch 1.0, with 77 threads"),
+    ):
+        placement = {**stored.progress["placement"], **change}
+        checkpoint.save(run.last, replace(stored, progress={**stored.progress, "placement": placement}))
+        loop.resume(view, run.folder, [], None)
+        assert f"it ran {words} before, so it goes on, but no longer bit for bit as it would have" in view.text()
+
+
+@POSIX_ONLY
+def test_a_run_resumed_by_a_process_of_more_threads_goes_on_and_says_so(small_config, view, folder):
+    loop.train(small_config, view, folder / "run")
+    with command("train", "--resume", "--run", "run", "-b", "50 steps", threads=2) as process:
+        messages = process.stderr.read().decode() if process.stderr else ""
+    assert process.returncode == 0
+    assert "it ran with 1 threads before, so it goes on, but no longer bit for bit" in messages
+    assert checkpoint.load(Run(folder / "run").last).metrics["step"] == 50
