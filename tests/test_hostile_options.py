@@ -3,8 +3,8 @@
 The options are found, not listed, so that a new one is tried by itself.
 """
 
+import contextlib
 import itertools
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -15,7 +15,7 @@ import typer
 from charrnn import cli
 from charrnn.bench import measuring
 from charrnn.config import Config, load_config
-from charrnn.errors import CharrnnError
+from charrnn.errors import ConfigError, TextError, TrainingError
 from charrnn.training import loop
 from charrnn.training.runs import Run
 from tests.conftest import SMALL, SilentView
@@ -23,9 +23,9 @@ from tests.test_cli import run
 
 NUMBERS = [
     *("0", "-1", "-0.0", "0.5", "1e-300", "5e-324", "nan", "-nan", "inf", "-inf", "1e308", "1e400", str(2**31)),
-    *(str(2**63 - 1), str(2**63), str(2**64), str(10**30), "-" + str(10**30), "9" * 400, "9" * 5000),
-    *("", " ", "x", "0x10", "1_000", "1,000", "²", "١٢", "\x1b[31m", "true", "null", "[1]", "{}", "1e", "--"),
+    *(str(2**63 - 1), str(2**63), str(10**30), "-" + str(10**30), "9" * 400, "9" * 5000),
 ]
+WORDS = ["", " ", "x", "0x10", "1_000", "1,000", "²", "١٢", "\x1b[31m", "true", "null", "[1]", "{}", "1e", "--"]
 
 
 def numeric_options(app: typer.Typer = cli.app, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -81,7 +81,7 @@ def test_the_options_that_are_numbers_are_found():
 )
 def test_any_number_works_or_is_refused_with_2_by_the_name_of_its_option(command, option, here):
     assert command in NEEDED, "say what this command needs beside its numbers"
-    for number in NUMBERS:
+    for number in NUMBERS + WORDS:
         done = run(*command, *NEEDED[command], f"{option}={number}")
         assert done.exception is None or type(done.exception) is SystemExit, (number, done.exception)
         if done.exit_code:
@@ -113,20 +113,23 @@ def test_the_keys_that_are_numbers_are_found():
     assert known < set(numeric_keys())
 
 
+def configured(key: str, number: str, base: Config) -> Config | None:
+    """The base with a number under a key, or None if that is refused as it should be."""
+    needed = ["input=embedding", "embedding_size=3"] if key == "model.embedding_size" else []
+    try:
+        return load_config(settings=[*needed, f"{key}={number}"], base=base)
+    except ConfigError as error:
+        problem = error
+    assert str(problem).startswith(f"--set {key}: ") or key.partition(".")[2] in str(problem)
+    return None
+
+
 @pytest.mark.parametrize("key", numeric_keys())
 def test_any_number_of_the_configuration_trains_or_is_refused_by_its_name(key, small_config, folder, view):
+    base = load_config(settings=["budget=3 steps", "evaluations=1", "samples=1"], base=small_config)
+    for word in WORDS:
+        configured(key, word, base)
     for index, number in enumerate(NUMBERS):
-        try:
-            base = load_config(settings=["budget=3 steps", "evaluations=1", "samples=1"], base=small_config)
-            if key == "model.embedding_size":
-                base = load_config(settings=["input=embedding", "embedding_size=3"], base=base)
-            config = load_config(settings=[f"{key}={number}"], base=base)
-        except CharrnnError as error:
-            assert error.exit_code == 2
-            assert key.rpartition(".")[2] in str(error)
-            continue
-        try:
-            assert loop.train(config, view, folder / str(index)).last.exists()
-        except CharrnnError as error:
-            assert error.exit_code in (1, 2)
-            assert not math.isnan(len(str(error)))
+        config = configured(key, number, base)
+        with contextlib.suppress(TextError, TrainingError):  # no text left, or a loss that explodes
+            assert config is None or loop.train(config, view, folder / str(index)).last.exists()
