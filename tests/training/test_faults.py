@@ -1,6 +1,7 @@
 """Whatever happens to the process or to the disk, nothing that was saved is lost."""
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -148,7 +149,7 @@ def arguments_of(config: Config) -> list[str]:
     """`--set` for all that differs from the defaults."""
     plain, ours = Config().model_dump(mode="json"), config.model_dump(mode="json")
     changed = [(f"{s}.{k}", v) for s in ours for k, v in ours[s].items() if plain[s][k] != v]
-    return [argument for key, value in changed for argument in ("--set", f"{key}={value}")]
+    return [argument for key, value in changed for argument in ("--set", f"{key}={json.dumps(value)}")]
 
 
 def kill_and_resume(config: Config, folder: Path, kills: int, seed: int) -> tuple[Run, int]:
@@ -202,6 +203,42 @@ def test_a_run_killed_dozens_of_times_becomes_bit_for_bit_the_run_it_would_have_
     whole = loop.train(config, view, folder / "whole")
     parts, killed = kill_and_resume(config, folder / "parts", kills=12, seed=seed)
     print(f"{budget}: survived {killed} kills")
+    assert_same_run(whole, parts)
+
+
+CHOICES = {
+    "cell": ("rnn", "gru", "lstm"),
+    "partitioning": ("sequential", "random"),
+    "engine": ("torch", "written", "reference"),
+    "precision": ("float32", "bfloat16", "float64"),
+    "dropout": ("0", "0.3"),
+    "num_layers": ("1", "2"),
+    "keep": ("0", "1", "3"),
+    "keep_by": ("best", "newest"),
+    "patience": ("null", "2", "4"),
+    "optimizer": ("adamw", "sgd"),
+    "schedule": ("cosine", "linear", "constant"),
+    "evaluations": ("4", "15", "30"),
+    "checkpoint_every": ("60s", "0.02s"),
+    "learning_rate": ("0.01", "0.3", "3"),  # the last one explodes
+    "clip_norm": ("1", "null"),
+    "budget": ("120 steps", "3 epochs", "90 steps or 1000h", "2.5 epochs, 9999 steps"),
+    "level": ("character", "byte"),
+}
+"""What a run may be made of, that its resume has to get right."""
+
+
+@POSIX_ONLY
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_a_run_of_any_kind_killed_again_and_again_becomes_the_run_it_would_have_been(seed, small_config, view, folder):
+    """The same in one process that forks, at random moments: see the commit that adds this for how many it survived."""
+    chance = random.Random(seed)
+    drawn = [f"{key}={chance.choice(values)}" for key, values in CHOICES.items()]
+    config = with_settings(small_config, *drawn, "rollbacks=50", f"seed={seed}")
+    whole = loop.train(config, view, folder / "whole")
+    parts, killed = kill_and_resume(config, folder / "parts", kills=4, seed=seed)
+    print(f"{drawn}: survived {killed} kills")
     assert_same_run(whole, parts)
 
 
