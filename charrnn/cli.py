@@ -151,6 +151,14 @@ def _first_line(error: Exception) -> str:
     return line
 
 
+def _print(name: object) -> None:
+    """A line on stdout with a name in it, which on a terminal shall not take it over."""
+    from charrnn.text.reading import shown
+
+    on_terminal = sys.stdout is not None and sys.stdout.isatty()
+    typer.echo(shown(str(name)) if on_terminal else name, color=True)  # else what looks like a colour is cut out
+
+
 def _die(message: str, code: int) -> NoReturn:
     from charrnn.text.reading import shown
 
@@ -202,7 +210,7 @@ def train(
         from charrnn.training import loop
         from charrnn.training.reporting import make_view
 
-        typer.echo(loop.resume(make_view(), run, settings or [], budget).folder)
+        _print(loop.resume(make_view(), run, settings or [], budget).folder)
         return
     from charrnn.config import load_config
 
@@ -216,7 +224,7 @@ def train(
 
     view = make_view()
     if not dry_run:
-        typer.echo(loop.train(resolved, view, run, init_from).folder)
+        _print(loop.train(resolved, view, run, init_from).folder)
         return
     for label, text in planning.dry_run(loop.prepare(resolved, init_from)):
         view.say(label, text)
@@ -288,10 +296,16 @@ def sample(
 
 def _read_prefix(name: str) -> str:
     """A prefix exactly as it stands in a UTF-8 file or on stdin: no newline is added or taken away."""
+    from charrnn.text.reading import shown
+    from charrnn.waiting import told_if_slow
+
     if name == "-" and sys.stdin is None:
         raise ConfigError("--prefix-file -: standard input is closed; pipe a text into it, or name a file")
     try:
-        with nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file:
+        with (
+            told_if_slow(f"the prefix {shown(name)} is being read until its end"),
+            nullcontext(sys.stdin.buffer) if name == "-" else open(name, "rb") as file,
+        ):
             raw = file.read(_LONGEST_PREFIX + 1)
         if len(raw) > _LONGEST_PREFIX:
             raise ConfigError(f"--prefix-file {name}: over {_LONGEST_PREFIX:,} bytes; its end, as of tail -c, will do")
@@ -412,7 +426,7 @@ def _refuse_encoding_of_bytes(encoding: str | None, level: str) -> None:
 
 
 def _print_evaluation(trained: "TrainedModel", found: "Evaluation", what: str, on_validation: bool) -> None:
-    typer.echo(f"{trained.path} on {what}, {found.characters:,} characters predicted")
+    _print(f"{trained.path} on {what}, {found.characters:,} characters predicted")
     rows = [
         ("nats per character", found.nats_per_char, "ln of the perplexity"),
         ("bits per character", found.bits_per_char, ""),
@@ -458,7 +472,7 @@ def plot(
     from charrnn.training.runs import Run, newest_run
 
     plotting.plot_curves([Run(folder) for folder in runs or [newest_run()]], output, axis.value)
-    typer.echo(output)
+    _print(output)
 
 
 @app.command()
@@ -620,7 +634,7 @@ def fetch(name: Annotated[str, typer.Argument(help="A named corpus; see `charrnn
 
     path = corpora.fetch(name, progress=sys.stderr.isatty())
     typer.echo(corpora.provenance(name), err=True)
-    typer.echo(path)
+    _print(path)
 
 
 @corpora_app.command()

@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from charrnn.errors import ConfigError
+from charrnn.waiting import told_if_slow
 
 LARGEST_FILE = 1_000_000
 """Bytes of a YAML file above which it is taken for something else."""
@@ -269,13 +270,13 @@ class TrainingConfig(_Section):
     """Evaluations in a row without a new best after which training stops; null for never."""
     seed: Annotated[int, Field(ge=0, lt=2**63), _NotBool] = 0
     """Of the initial weights, the order of the windows, dropout and the samples on the way."""
-    evaluations: Annotated[int, Field(ge=1), _NotBool] = 20
+    evaluations: Annotated[int, Field(ge=1, le=1_000_000), _NotBool] = 20
     """How often to evaluate on the validation text, evenly spread; a time budget skips some that would be costly."""
-    samples: Annotated[int, Field(ge=0), _NotBool] = 4
+    samples: Annotated[int, Field(ge=0, le=1_000_000), _NotBool] = 4
     """How often to print a sample, evenly spread."""
     sample_prefix: str = ""
     """What the samples continue."""
-    sample_length: Annotated[int, Field(ge=1), _NotBool] = 300
+    sample_length: Annotated[int, Field(ge=1, le=1_000_000), _NotBool] = 300
     """Characters of a sample."""
     checkpoint_every: DurationText = "60s"
     """The longest time between two writings of last.safetensors; every evaluation writes it too."""
@@ -479,7 +480,7 @@ def _construct(
 
 def _read_file(path: Path) -> _Settings:
     try:
-        with path.open("rb") as file:
+        with told_if_slow(f"{_plain(str(path))} is being read until its end"), path.open("rb") as file:
             raw = file.read(LARGEST_FILE + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error

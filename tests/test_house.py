@@ -17,6 +17,7 @@ ORDER = [
     "charrnn",
     "charrnn.errors",
     "charrnn.memory",
+    "charrnn.waiting",
     "charrnn.config",
     "charrnn.text",
     "charrnn.model",

@@ -104,4 +104,4 @@ def save_figure(figure: Any, output: Path) -> None:
     try:
         figure.savefig(output, dpi=150)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--output {output}: {error}") from None
+        raise ConfigError(f"--output {output}: {getattr(error, 'strerror', None) or error}") from None

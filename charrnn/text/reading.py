@@ -21,6 +21,7 @@ from typing import BinaryIO
 
 from charrnn.errors import ConfigError, TextError
 from charrnn.memory import longest_text
+from charrnn.waiting import told_if_slow
 
 LEVELS = ("character", "byte")
 NEWLINES = ("normalise", "keep")
@@ -145,8 +146,10 @@ class Collector:
             self._add_folder(path, encoding)
         elif _MAGIC.search(path) and not os.path.lexists(path):
             self._add_glob(path, encoding)
+        elif self._is_stream(path):
+            with told_if_slow(f"{shown(path)} is being read until whoever writes into it ends"):
+                self.add_files([path], _base_name(path), encoding)
         else:
-            self._check_kind(path)
             self.add_files([path], _base_name(path), encoding)
 
     def add_files(self, paths: Iterable[str], name: str, encoding: str) -> None:
@@ -180,6 +183,7 @@ class Collector:
     def _add_glob(self, pattern: str, encoding: str) -> None:
         files = _matching(pattern)
         if not files:
+            _refuse_closed(pattern)
             raise TextError(f"the glob {shown(pattern)} matches no file; ** stands for folders of any depth")
         self.add_files(files, _counted(files, shown(pattern)), encoding)
 
@@ -192,7 +196,9 @@ class Collector:
         self._names.append("standard input")
         self._files.append("standard input")
         try:
-            self._add(self._decoded(_content_of_stream(stream, "standard input"), encoding))
+            with told_if_slow("standard input is being read until its end, which at a terminal is Ctrl-D"):
+                content = _content_of_stream(stream, "standard input")
+            self._add(self._decoded(content, encoding))
         except OSError as error:
             raise TextError(f"standard input cannot be read: {error.strerror or error}") from error
 
@@ -231,8 +237,8 @@ class Collector:
         self._tally.update(crlf=crlf, crlf_files=crlf > 0, cr=lone, cr_files=lone > 0)
         return content.replace("\r", "\n")
 
-    def _check_kind(self, path: str) -> None:
-        """Let a regular file pass, and, the first time, a stream."""
+    def _is_stream(self, path: str) -> bool:
+        """Whether it is no regular file, but a stream. Raises TextError for what is neither, or read already."""
         try:
             status = os.stat(path)
         except (OSError, ValueError) as error:
@@ -240,9 +246,11 @@ class Collector:
         kind = stat.S_IFMT(status.st_mode)
         if kind == stat.S_IFIFO or (kind == stat.S_IFCHR and _DESCRIPTOR.fullmatch(path)):
             self._once((status.st_dev, status.st_ino), shown(path))
-        elif kind != stat.S_IFREG:
+            return True
+        if kind != stat.S_IFREG:
             what = _KINDS.get(kind, "a special file")
             raise TextError(f"{shown(path)} is {what}; name a file, a folder or a pipe")
+        return False
 
     def _once(self, stream: object, name: str) -> None:
         if stream in self._streams:
@@ -346,7 +354,28 @@ def _beneath(folder: str) -> tuple[list[str], list[str]]:
 
 def _matching(pattern: str) -> list[str]:
     """The regular files that a glob matches, as `_each_once` orders them."""
-    return _each_once(path for path in _glob(pattern) if os.path.isfile(path))
+    return _each_once(path for path in _glob(pattern) if _is_file(path))
+
+
+def _is_file(path: str) -> bool:
+    """Whether it is a regular file. Raises TextError if that may not be known."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except PermissionError as error:
+        raise _unreadable(path, error) from error
+    except OSError:  # a link to nothing, or round in a circle
+        return False
+
+
+def _refuse_closed(pattern: str) -> None:
+    """Raise TextError if the folder that a glob starts in may not be listed, which glob.glob keeps to itself."""
+    start = os.path.dirname(_MAGIC.split(pattern)[0])
+    try:
+        os.scandir(start or os.curdir).close()
+    except PermissionError as error:
+        raise _unreadable(start, error) from error
+    except (OSError, ValueError):  # there is no such folder
+        pass
 
 
 def _glob(pattern: str) -> Iterator[str]:
@@ -419,13 +448,22 @@ def _content_of(path: str) -> bytes:
         # Unbuffered: one allocation of the file's size, and no buffer for each of 100,000 small files.
         with open(path, "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(status.st_mode) or not status.st_size:  # Linux's /proc tells no sizes
                 return _content_of_stream(file, shown(path))
             if status.st_size > longest_text():
                 raise _too_long(shown(path), f"{status.st_size:,} bytes")
-            return file.read()
+            return _first_bytes(file, status.st_size)
     except OSError as error:
         raise _unreadable(path, error) from error
+
+
+def _first_bytes(file: io.FileIO, size: int) -> bytes:
+    """As much as a file held when it was opened: one that grows faster than it is read has no end."""
+    pieces = []
+    while size and (piece := file.read(size)):  # the system gives 2 GiB at a time
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
 
 
 def _content_of_stream(stream: BinaryIO | io.FileIO, name: str) -> bytes:

@@ -13,6 +13,7 @@ than in proportion to its size.
 import hashlib
 import json
 import math
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,6 +143,7 @@ def load(path: Path, with_training: bool = False) -> Checkpoint:
     Raises CheckpointError for a file that is missing, damaged, no checkpoint of charrnn's, or of a newer format.
     """
     try:
+        _refuse_unreadable(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             header = _read_header(metadata)
@@ -151,12 +153,25 @@ def load(path: Path, with_training: bool = False) -> Checkpoint:
         training = {name: tensor for name, tensor in tensors.items() if name.startswith(TRAINING)}
         _verify(header, metadata, weights, training if with_training else None)
         return _from_header(header, weights, training)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such checkpoint") from None
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except _UNREADABLE as error:
         raise CheckpointError(f"{path}: not a checkpoint, or a damaged one: {_short(error)}") from None
+
+
+def _refuse_unreadable(path: Path) -> None:
+    """Raise CheckpointError that says why a file cannot be read: to safetensors one that is closed is not there.
+
+    A pipe would keep it waiting for ever.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CheckpointError("not a file")
+        path.open("rb").close()
+    except FileNotFoundError:
+        raise CheckpointError("no such checkpoint") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}") from None
 
 
 _UNREADABLE = (
@@ -169,6 +184,7 @@ _UNREADABLE = (
 def step_of(path: Path) -> int | None:
     """The step at which a checkpoint was made, from its header alone; None if there is no such file or no telling."""
     try:
+        _refuse_unreadable(path)
         with safe_open(path, framework="pt") as file:
             step = _read_header(file.metadata() or {})["metrics"]["step"]
     except (CheckpointError, *_UNREADABLE):

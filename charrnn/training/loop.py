@@ -163,7 +163,7 @@ class Training:
         session.rollbacks += not given_up
         # First the checkpoint, with its lengths of the logs, and then the logs: a kill between them leaves both whole.
         checkpoint.save(run.last, session.full_checkpoint(stored.progress["written"]))
-        self.reporter.rewind(stored.progress["written"])
+        self.reporter.rewind(stored.progress["written"], session.step_count)
         if given_up:
             raise TrainingError(self._last_words(trouble))
         self.reporter.event(
@@ -266,7 +266,7 @@ def resume(view: View, folder: Path | None, settings: list[str], budget: str | N
         config = session.config
         write_whole(run.config, config.to_yaml().encode())
         with _reporter(run, view, note) as reporter:
-            reporter.open(stored.progress["written"], config.training.tensorboard)
+            reporter.open(stored.progress["written"], config.training.tensorboard, session.step_count)
             reporter.event("resume", _resumed(session, stored, run), step=session.step_count)
             return _run(session, run, reporter)
 
@@ -357,7 +357,8 @@ def _resumed(session: Session, stored: Checkpoint, run: Run) -> str:
     if before:
         text += f"; it ran {before} before, so it goes on, but no longer bit for bit as it would have"
     if session.config.training.budget != stored.config.training.budget:
-        text += f" (before: {stored.config.training.budget}); the learning rate now follows the new budget"
+        text += f" (before: {stored.config.training.budget})"
+        text += "; the learning rate now follows the new budget" if session.progress() < 1 else ""
     if session.progress() >= 1:
         text += "; it is finished, and --budget with a larger one extends it"
     elif session.out_of_patience():

@@ -193,12 +193,15 @@ class Reporter:
     tensorboard: Any = None
     _files: dict[str, io.FileIO] = field(default_factory=dict)
 
-    def open(self, written: Mapping[str, int] | None = None, tensorboard: bool = False) -> None:
-        """Start metrics.jsonl and samples.txt, or go on with those whose first bytes the checkpoint vouches for."""
+    def open(self, written: Mapping[str, int] | None = None, tensorboard: bool = False, step: int = 0) -> None:
+        """Start metrics.jsonl and samples.txt, or go on with those whose first bytes the checkpoint vouches for.
+
+        step: where the checkpoint stands, beyond which TensorBoard's events no longer count.
+        """
         for path in (self.run.metrics, self.run.samples):
             self._files[path.name] = _opened(path, (written or {}).get(path.name, 0))
         if tensorboard:
-            self.tensorboard = require_tensorboard()(str(self.run.folder))
+            self._start_events(step)
 
     def close(self) -> None:
         """Close the files and leave the terminal as it was."""
@@ -207,21 +210,39 @@ class Reporter:
             with contextlib.suppress(OSError):  # all that was to be written has been, or has been told of
                 file.close()
         if self.tensorboard is not None:
-            with contextlib.suppress(OSError):
-                self.tensorboard.close()
+            self._close_events()
 
     def written(self) -> dict[str, int]:
         """The length in bytes of each log, for the checkpoint: what a resumed run finds beyond it is cut off."""
         return {name: file.tell() for name, file in self._files.items()}
 
-    def rewind(self, written: Mapping[str, int]) -> None:
-        """Cut the logs to the lengths that a checkpoint vouches for. Raises CheckpointError if they cannot be."""
+    def rewind(self, written: Mapping[str, int], step: int) -> None:
+        """Cut the logs to what a checkpoint of that step vouches for. Raises CheckpointError if they cannot be."""
         try:
             for name, file in self._files.items():
                 file.truncate(written.get(name, 0))
                 file.seek(0, io.SEEK_END)
         except OSError as error:
             raise CheckpointError(f"cannot cut the logs of {self.run.folder} back: {error.strerror}") from None
+        if self.tensorboard is not None:
+            self._close_events()
+            self._start_events(step)
+
+    def _start_events(self, step: int) -> None:
+        """A new file of TensorBoard's events, which says that those after a step in earlier ones are void."""
+        writer = require_tensorboard()
+        try:
+            self.tensorboard = writer(str(self.run.folder), purge_step=step + 1)
+        except OSError as error:
+            self._train_on_without_events(error)
+
+    def _close_events(self) -> None:
+        with contextlib.suppress(OSError):
+            self.tensorboard.close()
+
+    def _train_on_without_events(self, error: OSError) -> None:
+        self.tensorboard = None
+        self.say("note", f"TensorBoard's events cannot be written any more ({error.strerror}); training goes on")
 
     def say(self, label: str, text: str) -> None:
         """A fact for the person only."""
@@ -286,8 +307,7 @@ class Reporter:
                 if isinstance(value, int | float) and name not in ("step", "best"):
                     self.tensorboard.add_scalar(f"{group}/{name}", value, figures["step"])
         except OSError as error:
-            self.tensorboard = None
-            self.say("note", f"TensorBoard's events cannot be written any more ({error.strerror}); training goes on")
+            self._train_on_without_events(error)
 
 
 def _opened(path: Path, length: int) -> io.FileIO:

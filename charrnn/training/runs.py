@@ -47,7 +47,9 @@ class Run:
             run.refuse_if_used()
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"cannot make the run's folder {folder or RUNS}: {error.strerror}") from None
+            raise ConfigError(
+                f"cannot make the run's folder {folder or RUNS}: {error.strerror}; --run DIR names another place"
+            ) from None
         return run
 
     def refuse_if_used(self) -> None:
@@ -99,19 +101,21 @@ class Run:
     def existing(cls, folder: Path | None) -> "Run":
         """The run in a folder, by default the newest of runs/. Raises CheckpointError if there is none."""
         run = cls(folder or newest_run())
-        if not run.last.exists():
-            raise CheckpointError(f"{run.folder}: no last.safetensors there, so there is no run to go on with")
+        with _looking(run.folder):
+            if not run.last.exists():
+                raise CheckpointError(f"{run.folder}: no last.safetensors there, so there is no run to go on with")
         return run
 
 
 def newest_run() -> Path:
     """The run under runs/ whose checkpoint is the newest. Raises CheckpointError if there is none."""
-    checkpoints = [path for name in ("last", "best") for path in RUNS.glob(f"*/{name}.safetensors")]
-    if not checkpoints:
-        raise CheckpointError(
-            f"no run in {RUNS}/ of this folder; `charrnn train` makes one, or name a run or checkpoint"
-        )
-    return max(checkpoints, key=lambda path: path.stat().st_mtime).parent
+    with _looking(RUNS):
+        checkpoints = [path for name in ("last", "best") for path in RUNS.glob(f"*/{name}.safetensors")]
+        if not checkpoints:
+            raise CheckpointError(
+                f"no run in {RUNS}/ of this folder; `charrnn train` makes one, or name a run or checkpoint"
+            )
+        return max(checkpoints, key=lambda path: path.stat().st_mtime).parent
 
 
 def find_checkpoint(path: Path | None) -> Path:
@@ -120,14 +124,24 @@ def find_checkpoint(path: Path | None) -> Path:
     Raises CheckpointError if there is none.
     """
     path = path or newest_run()
-    if path.is_file():
-        return path
-    run = Run(path)
-    for candidate in (run.best, run.last):
-        if candidate.is_file():
-            return candidate
-    reason = "no best.safetensors or last.safetensors in it" if path.is_dir() else "no such file or folder"
+    with _looking(path):
+        if path.is_file():
+            return path
+        run = Run(path)
+        for candidate in (run.best, run.last):
+            if candidate.is_file():
+                return candidate
+        reason = "no best.safetensors or last.safetensors in it" if path.is_dir() else "no such file or folder"
     raise CheckpointError(f"{path}: {reason}; name a run's folder or a .safetensors file")
+
+
+@contextmanager
+def _looking(place: Path) -> Iterator[None]:
+    """Raises CheckpointError where the system does not let us look."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{place}: {error.strerror}; name a run's folder or a .safetensors file") from None
 
 
 def _slug(label: str) -> str:

@@ -643,6 +643,39 @@ def test_a_file_that_disappears_between_listing_and_reading_is_named(monkeypatch
         read_paths(["folder"])
 
 
+def test_a_file_that_grows_while_it_is_read_ends_where_it_ended_when_it_was_opened(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise one that grows faster than it is read would never end."""
+
+    class Growing(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            with Path("log").open("ab") as log:
+                log.write(b"more")
+            return super().read(-1 if size is None else size)
+
+    put("log", "text\n")
+    monkeypatch.setattr(reading, "open", lambda path, mode, buffering: Growing(path), raising=False)
+    assert read_paths(["log"]).content == "text\n"
+
+
+def test_a_file_that_comes_in_pieces_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the system gives one of more than 2 GiB."""
+
+    class Slow(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            return super().read(min(size or 0, 3))
+
+    put("text", "to be or not to be\n")
+    monkeypatch.setattr(reading, "open", lambda path, mode, buffering: Slow(path), raising=False)
+    assert read_paths(["text"]).content == "to be or not to be\n"
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="there is no /proc here")
+def test_a_file_that_tells_no_size_is_read() -> None:
+    assert "Linux" in str(read_paths(["/proc/version"]).content)
+
+
 @not_on_windows
 def test_a_file_that_claims_more_than_the_memory_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("sparse").touch()

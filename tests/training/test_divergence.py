@@ -268,6 +268,33 @@ def test_a_run_killed_between_any_two_changes_of_the_disk_is_rolled_back_as_it_w
         shutil.rmtree(parts.folder)
 
 
+@pytest.mark.parametrize("victim", [(checkpoint, "save"), (loop.Reporter, "rewind")], ids=["save", "rewind"])
+def test_a_rollback_saves_before_it_cuts_the_logs_so_that_a_kill_between_them_loses_no_line(
+    victim, small_config, view, folder, monkeypatch
+):
+    """The trouble does not come again. Cut first, the logs would lack lines that the last checkpoint vouches for."""
+    config = with_settings(small_config, "checkpoint_every=0.000001s", "samples=40")
+    ordinary = loop.Training.roll_back
+
+    def die(*arguments: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+
+        def dying(self: loop.Training, trouble: Diverged) -> None:
+            patch.setattr(*victim, die)
+            ordinary(self, trouble)
+
+        ruin_after(patch, 28, no_number)
+        patch.setattr(loop.Training, "roll_back", dying)
+        with pytest.raises(Killed):
+            loop.train(config, view, folder / "parts")
+    parts = loop.resume(view, folder / "parts", [], None)
+    assert steps_of(parts) == list(range(1, 41))
+    if victim[1] == "save":  # of the trouble nothing is left
+        assert_same_run(loop.train(config, view, folder / "whole"), parts)
+
+
 # ---- giving up
 
 

@@ -1,6 +1,7 @@
 """Whatever happens to the process or to the disk, nothing that was saved is lost."""
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +131,9 @@ def test_half_written_files_of_killed_processes_are_cleared_and_those_of_users_a
 # ---- killed for real
 
 
-def command(*arguments: str, **options: Any) -> "subprocess.Popen[bytes]":
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as many as the tests' own process
+def command(*arguments: str, threads: int = 1, **options: Any) -> "subprocess.Popen[bytes]":
+    """A command as a process of its own, with as many threads as the tests' process."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     everything = [sys.executable, "-m", "charrnn", *arguments]
     return subprocess.Popen(everything, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, **options)
 
@@ -146,7 +149,7 @@ def arguments_of(config: Config) -> list[str]:
     """`--set` for all that differs from the defaults."""
     plain, ours = Config().model_dump(mode="json"), config.model_dump(mode="json")
     changed = [(f"{s}.{k}", v) for s in ours for k, v in ours[s].items() if plain[s][k] != v]
-    return [argument for key, value in changed for argument in ("--set", f"{key}={value}")]
+    return [argument for key, value in changed for argument in ("--set", f"{key}={json.dumps(value)}")]
 
 
 def kill_and_resume(config: Config, folder: Path, kills: int, seed: int) -> tuple[Run, int]:
@@ -203,17 +206,59 @@ def test_a_run_killed_dozens_of_times_becomes_bit_for_bit_the_run_it_would_have_
     assert_same_run(whole, parts)
 
 
+CHOICES = {
+    "cell": ("rnn", "gru", "lstm"),
+    "partitioning": ("sequential", "random"),
+    "engine": ("torch", "written", "reference"),
+    "precision": ("float32", "bfloat16", "float64"),
+    "dropout": ("0", "0.3"),
+    "num_layers": ("1", "2"),
+    "keep": ("0", "1", "3"),
+    "keep_by": ("best", "newest"),
+    "patience": ("null", "2", "4"),
+    "optimizer": ("adamw", "sgd"),
+    "schedule": ("cosine", "linear", "constant"),
+    "evaluations": ("4", "15", "30"),
+    "checkpoint_every": ("60s", "0.02s"),
+    "learning_rate": ("0.01", "0.3", "3"),  # the last one explodes
+    "clip_norm": ("1", "null"),
+    "budget": ("120 steps", "3 epochs", "90 steps or 1000h", "2.5 epochs, 9999 steps"),
+    "level": ("character", "byte"),
+}
+"""What a run may be made of, that its resume has to get right."""
+
+
 @POSIX_ONLY
-def test_a_second_ctrl_c_leaves_at_once_with_a_checkpoint_that_loads(small_config, folder):
-    config = with_settings(small_config, *KEEPING, "budget=10h")
-    with command("train", *arguments_of(config), "--run", "here") as process:
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_a_run_of_any_kind_killed_again_and_again_becomes_the_run_it_would_have_been(seed, small_config, view, folder):
+    """The same in one process that forks, at random moments: see the commit that adds this for how many it survived."""
+    chance = random.Random(seed)
+    drawn = [f"{key}={chance.choice(values)}" for key, values in CHOICES.items()]
+    config = with_settings(small_config, *drawn, "rollbacks=50", f"seed={seed}")
+    whole = loop.train(config, view, folder / "whole")
+    parts, killed = kill_and_resume(config, folder / "parts", kills=4, seed=seed)
+    print(f"{drawn}: survived {killed} kills")
+    assert_same_run(whole, parts)
+
+
+@POSIX_ONLY
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -signal.SIGTERM)])
+def test_a_second_signal_leaves_at_once_with_the_checkpoint_before(number, code, small_config, folder):
+    """In the middle of a step that takes long: the first alone would wait for its end and save."""
+    slow = ("engine=reference", "batch_size=1", "seq_length=2400", "hidden_size=64", "num_layers=4", "budget=10h")
+    with command("train", *arguments_of(with_settings(small_config, *slow)), "--run", "here") as process:
         read_until(process, b"hardware")
-        time.sleep(0.3)
-        process.send_signal(signal.SIGINT)
-        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        before = Run(Path("here")).last.read_bytes()
+        process.send_signal(number)
+        read_until(process, b"once more leaves at once")
+        process.send_signal(number)
         messages = process.stderr.read().decode() if process.stderr else ""
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "Traceback" not in messages
+    assert "saving" not in messages
+    assert Run(Path("here")).last.read_bytes() == before
     assert checkpoint.load(Run(Path("here")).last, with_training=True).network()
 
 
@@ -508,12 +553,28 @@ def test_a_resume_that_keeps_fewer_deletes_the_others(small_config, view, folder
     assert set(run.steps()) == {40}
 
 
-def test_another_version_of_torch_or_number_of_threads_is_said(small_config, view, folder):
+def test_another_version_of_torch_number_of_threads_or_device_is_said(small_config, view, folder):
     run = loop.train(small_config, view, folder / "run")
     loop.resume(view, run.folder, [], None)
     assert "no longer bit for bit" not in view.text()
     stored = checkpoint.load(run.last, with_training=True)
-    stored.progress["placement"].update(torch="1.0", threads=77)
-    checkpoint.save(run.last, stored)
-    loop.resume(view, run.folder, [], None)
-    assert "it ran with torch 1.0, with 77 threads before, so it goes on, but no longer bit for bit" in view.text()
+    for change, words in (
+        ({"torch": "1.0"}, "with torch 1.0"),
+        ({"threads": 77}, "with 77 threads"),
+        ({"device": "cuda"}, "on cuda"),
+        ({"torch": "1.0", "threads": 77}, "with torch 1.0, with 77 threads"),
+    ):
+        placement = {**stored.progress["placement"], **change}
+        checkpoint.save(run.last, replace(stored, progress={**stored.progress, "placement": placement}))
+        loop.resume(view, run.folder, [], None)
+        assert f"it ran {words} before, so it goes on, but no longer bit for bit as it would have" in view.text()
+
+
+@POSIX_ONLY
+def test_a_run_resumed_by_a_process_of_more_threads_goes_on_and_says_so(small_config, view, folder):
+    loop.train(small_config, view, folder / "run")
+    with command("train", "--resume", "--run", "run", "-b", "50 steps", threads=2) as process:
+        messages = process.stderr.read().decode() if process.stderr else ""
+    assert process.returncode == 0
+    assert "it ran with 1 threads before, so it goes on, but no longer bit for bit" in messages
+    assert checkpoint.load(Run(folder / "run").last).metrics["step"] == 50

@@ -304,6 +304,18 @@ def test_a_run_is_extended_by_a_larger_budget_and_says_what_the_schedule_does(sm
     assert "the learning rate now follows the new budget" in view.text()
 
 
+def test_a_budget_smaller_than_what_is_spent_ends_the_run_with_a_word_and_a_larger_one_goes_on(
+    small_config, view, folder
+):
+    run = loop.train(small_config, view, folder / "run")
+    before = checkpoint.load(run.last).weights
+    loop.resume(view, run.folder, [], "10 steps")
+    assert "at step 40, 400% of 10 steps (before: 40 steps); it is finished, and --budget with a larger" in view.text()
+    assert "follows the new budget" not in view.text()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in checkpoint.load(run.last).weights.items())
+    assert checkpoint.load(loop.resume(view, run.folder, [], "50 steps").last).metrics["step"] == 50
+
+
 def test_a_finished_run_resumed_as_it_is_says_so_and_changes_nothing(small_config, view, folder):
     run = loop.train(small_config, view, folder / "run")
     before = checkpoint.load(run.last).weights

@@ -2,13 +2,17 @@
 
 import io
 import math
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from charrnn.training import loop
+from charrnn.training import loop, reporting
 from charrnn.training.evaluation import Evaluation
 from charrnn.training.reporting import LiveView, PlainView, duration, harmless
+from charrnn.training.runs import Run
+from charrnn.training.session import Session
+from tests.training.test_divergence import no_number, ruin_after
 from tests.training.test_loop import with_settings
 
 FOUND = Evaluation(
@@ -103,3 +107,40 @@ def test_metrics_are_written_for_tensorboard_too(small_config, view, folder):
     values = [event.value for event in events.Scalars("validation/nats_per_char")]
     assert values == pytest.approx([found.nats_per_char for _, found, _ in view.evaluations])
     assert events.Scalars("training/chars_per_second")[-1].step == 40
+
+
+def steps_in_tensorboard(run: Run) -> list[int]:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    unlimited = {"scalars": 0}
+    events = accumulator.EventAccumulator(str(run.folder), size_guidance=unlimited).Reload()
+    return [event.step for event in events.Scalars("training/nats_per_char")]
+
+
+def test_a_rollback_voids_tensorboards_events_of_the_steps_that_are_done_again(small_config, view, folder, monkeypatch):
+    ruin_after(monkeypatch, 27, no_number)
+    run = loop.train(with_settings(small_config, "tensorboard=true"), view, folder / "run")
+    assert "back to step 26 " in view.text()
+    assert steps_in_tensorboard(run) == list(range(1, 41))
+
+
+def test_a_resume_voids_tensorboards_events_of_the_steps_that_were_lost(small_config, view, folder, monkeypatch):
+    config = with_settings(small_config, "tensorboard=true")
+    with monkeypatch.context() as patch:
+        ordinary = Session.step
+        patch.setattr(Session, "step", lambda self, x: pytest.fail("x") if self.step_count == 17 else ordinary(self, x))
+        with pytest.raises(pytest.fail.Exception):
+            loop.train(config, view, folder / "run")
+    assert steps_in_tensorboard(Run(folder / "run"))[-1] == 17
+    run = loop.resume(view, folder / "run", [], None)
+    assert steps_in_tensorboard(run) == list(range(1, 41))
+
+
+def test_training_goes_on_where_tensorboards_events_cannot_be_written(small_config, view, folder, monkeypatch):
+    pytest.importorskip("tensorboard")
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(reporting, "require_tensorboard", lambda: refuse)
+    assert loop.train(with_settings(small_config, "tensorboard=true"), view, folder / "run").best.exists()
+    assert "TensorBoard's events cannot be written any more (No space left on device)" in view.text()
