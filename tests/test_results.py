@@ -1,0 +1,39 @@
+"""What the README says was measured is what results/ holds."""
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+import charrnn
+from charrnn.config import load_config
+
+ROOT = Path(charrnn.__file__).parents[1]
+RESULTS = ROOT / "results"
+
+if not RESULTS.exists():
+    pytest.skip("an installed charrnn has no results beside it", allow_module_level=True)
+
+
+def test_the_readmes_table_is_drawn_from_the_results():
+    tables = runpy.run_path(str(RESULTS / "measure.py"))["tables"]()
+    assert tables.count("\n") > 2
+    assert tables in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_result_names_its_command_seeds_machine_and_commit():
+    for line in (RESULTS / "runs.jsonl").read_text(encoding="utf-8").splitlines():
+        result = json.loads(line)
+        assert result["command"].startswith(f"charrnn train {result['text']} --budget {result['budget']}")
+        assert [run["seed"] for run in result["runs"]] == sorted({run["seed"] for run in result["runs"]})
+        assert result["machine"]
+        assert re.fullmatch(r"[0-9a-f]{7,}", result["commit"])
+
+
+def test_the_runs_that_the_recipe_is_fitted_to_are_of_settings_that_exist():
+    for line in (RESULTS / "recipe.jsonl").read_text(encoding="utf-8").splitlines():
+        run = json.loads(line)
+        load_config(flags=run["settings"])
+        assert 0 < run["nats_per_char"] < 3
