@@ -136,6 +136,7 @@ def _pass(network: CharRNN, execution: Execution, shape: Shape) -> float:
     network.eval()  # no dropout, which would draw random numbers
     start = time.perf_counter()
     nats, _ = network.loss(ids_TB, ids_TB, None, execution)
-    torch.autograd.grad(nats, list(network.parameters()))
+    gradient, *_ = torch.autograd.grad(nats, list(network.parameters()))
+    gradient.flatten()[0].item()  # a GPU has only been told so far: wait for it
     network.train(was_training)
     return time.perf_counter() - start
