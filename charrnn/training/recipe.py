@@ -28,7 +28,7 @@ _PROBE_UNITS = 384
 _ASSUMED_SECONDS = 600.0
 """What a budget of epochs or steps alone, which does not say how large a model may be, is taken for."""
 
-_STEPS = 6000
+_STEPS = 4000
 """Steps that a run should have at least: windows grow with the budget only beyond them."""
 
 _MOST_WEIGHTS_PER_CHARACTER = 10.0
@@ -73,7 +73,7 @@ def choose(config: Config, grounds: Grounds) -> dict[str, Any]:
     hidden_size = said("model.hidden_size", _units(grounds, gates, num_layers))
     inputs = config.model.embedding_size or 0  # a one-hot row costs no product
     weights = hidden_size * (gates * (hidden_size * (2 * num_layers - 1) + inputs) + grounds.vocabulary_size)
-    batch_size, seq_length = _window(grounds.work / weights)
+    batch_size, seq_length = _window(_characters(grounds, weights))
     batch_size, seq_length = said("training.batch_size", batch_size), said("training.seq_length", seq_length)
     epochs = _epochs(grounds, weights, batch_size * seq_length)
     said("model.dropout", _dropout(epochs))
@@ -116,27 +116,33 @@ def _window(characters: float) -> tuple[int, int]:
     return batch_size, int(min(max(16 * round(together / batch_size / 16), 32), 128))
 
 
-def _epochs(grounds: Grounds, weights: float, together: int) -> float:
-    """How often the text will be read: of several limits the first to be reached.
+def _characters(grounds: Grounds, weights: float) -> float:
+    """How many characters of training the time buys for a network of so many weights.
 
-    By the probe's speed, which real steps do not keep up: where this says 10, it was 9 in 20 minutes, and 3 in place of
-    6 in three minutes. The dropout below is fitted to what this says.
+    A step keeps some 0.6 of the probe's speed, and a character costs besides what 75,000 weights do. Characters a
+    second in runs, and by this at a probe's 2.5e10: 1 x 160: 73,000, 80,000; 1 x 288: 43,000, 35,000; 1 x 704: 7,300,
+    7,100.
     """
-    per_unit = {
-        "seconds": grounds.work / weights / grounds.characters / (grounds.budget.seconds or 1.0),
-        "epochs": 1.0,
-        "steps": together / grounds.characters,
+    return 0.6 * grounds.work / (weights + 75_000)
+
+
+def _epochs(grounds: Grounds, weights: float, together: int) -> float:
+    """How often the text will be read: of several limits the first to be reached."""
+    characters = {
+        "seconds": _characters(grounds, weights) / (grounds.budget.seconds or 1.0),
+        "epochs": grounds.characters,
+        "steps": together,
     }
-    return min(amount * per_unit[unit] for unit, amount in grounds.budget.limits.items())
+    return min(amount * characters[unit] for unit, amount in grounds.budget.limits.items()) / grounds.characters
 
 
 def _dropout(epochs: float) -> float:
     """None for the first readings, since nothing is learnt by heart in them; then more the more there are."""
-    return _between({5: 0.0, 8: 0.2, 16: 0.35, 40: 0.5}, epochs)
+    return _between({4: 0.0, 7.5: 0.2, 16: 0.4, 40: 0.5}, epochs)
 
 
 def _weight_dropout(epochs: float) -> float:
-    return _between({5: 0.0, 8: 0.1, 16: 0.2, 40: 0.4}, epochs)
+    return _between({4: 0.0, 7.5: 0.1, 16: 0.25, 40: 0.4}, epochs)
 
 
 def _learning_rate(cell: CellName, hidden_size: int) -> float:
