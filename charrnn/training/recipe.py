@@ -100,8 +100,8 @@ class _Said:
 def _units(grounds: Grounds, gates: int, num_layers: int) -> int:
     """H for the work: 256 units of an LSTM for 1e12, twice as many for nearly nine times as much work.
 
-    With more layers as many as keep the number of weights; no more than the text can feed. Tiny Shakespeare, 4 s, medians
-    of three seeds: 1 x 96 1.890, 1 x 128 1.910.
+    With more layers as many as keep the number of weights; no more than the text can feed. Tiny Shakespeare, 4 s,
+    medians of three seeds: 1 x 96 1.890, 1 x 128 1.910.
     """
     one_layer = 256 * (grounds.work / 1e12) ** 0.32 * math.sqrt(4 / gates)
     fed = math.sqrt(_MOST_WEIGHTS_PER_CHARACTER * grounds.characters / gates)
