@@ -127,7 +127,7 @@ def test_extreme_options_within_their_bounds_work(here, options):
         # options
         (["evaluate", "run", "--lanes", "0"], 2, "lanes = 0"),
         (["evaluate", "run", "--lanes", str(-(10**30))], 2, "lanes = -1000"),
-        (["evaluate", "run", "--window", "0"], 2, "window = 0: expected a whole number of 1 or more"),
+        (["evaluate", "run", "--window", "0"], 2, "window = 0: expected a whole number from 1 to 1,000,000"),
         (["evaluate", "run", "--window", "9", "--dynamic"], 2, "window and dynamic: windows start from zero"),
         (["evaluate", "run", "--window", "9", "--lanes", "2"], 2, "window with lanes = 2: windows are read side by"),
         (["evaluate", "run", "--dynamic", "--lanes", "2"], 2, "dynamic with lanes = 2: the weights go along one"),

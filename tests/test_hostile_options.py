@@ -44,6 +44,7 @@ NEEDED: dict[tuple[str, ...], list[str]] = {
     ("sample",): ["run"],
     ("evaluate",): ["run"],
     ("bench",): ["--set", "hidden_size=3"],
+    ("grid",): ["text.txt", "--vary", "seed=0,1", "--set", "hidden_size=3"],
 }
 """What else a command is told, so that it would work with a good number."""
 
@@ -62,10 +63,13 @@ def here(trained: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from charrnn import trained as model
 
     (folder / "run").symlink_to(trained.folder, target_is_directory=True)
+    (folder / "text.txt").write_text("to be or not to be\n" * 40, encoding="utf-8")
     ordinary = model.generate
     monkeypatch.setattr(model, "generate", lambda *args, **options: itertools.islice(ordinary(*args, **options), 3))
     monkeypatch.setattr(measuring, "measure", lambda case, place, seconds: {"seconds": seconds})
     monkeypatch.setattr("charrnn.bench.report.tables", lambda found, label: [])
+    monkeypatch.setattr("charrnn.grid.running.train_all", lambda grid, width, say: None)
+    monkeypatch.setattr("charrnn.grid.report.refuse_failed", lambda grid: None)
     return folder
 
 

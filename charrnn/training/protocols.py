@@ -11,6 +11,9 @@ from charrnn.training.dynamic import Adaptation, evaluate_dynamically
 from charrnn.training.evaluation import Tempered, evaluate_in_windows, own_execution, summed_nats
 from charrnn.training.temperature import at_temperature, best_temperature
 
+_LONGEST_WINDOW = 1_000_000
+"""Steps. A network that is to be read from zero state no oftener than that is read as one stream."""
+
 
 @dataclass(frozen=True)
 class Protocols:
@@ -24,8 +27,8 @@ class Protocols:
     """Whether to find the softmax temperature that suits the validation text best."""
 
     def __post_init__(self) -> None:
-        if self.window is not None and self.window < 1:
-            raise ConfigError(f"window = {self.window}: expected a whole number of 1 or more")
+        if self.window is not None and not 1 <= self.window <= _LONGEST_WINDOW:
+            raise ConfigError(f"window = {self.window}: expected a whole number from 1 to {_LONGEST_WINDOW:,}")
         if self.window is not None and self.dynamic is not None:
             raise ConfigError(
                 "window and dynamic: windows start from zero and stand for themselves, while dynamic evaluation "

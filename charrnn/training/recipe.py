@@ -51,15 +51,17 @@ class Grounds:
 
 
 def follow(config: Config, dataset: Dataset, device: torch.device) -> tuple[Config, str]:
-    """The configuration with nothing left open, and in words what was chosen on which grounds; "" if nothing was."""
+    """The configuration with nothing left open, and in words what was chosen on which grounds; "" if nothing was.
+
+    Raises TextError for a text with nothing to train on.
+    """
     left = config.left_to_recipe()
     if not left:
         return config, ""
+    characters, vocabulary_size = len(dataset.split("training")), dataset.vocabulary.size
     budget = Budget.parse(config.training.budget)
-    speed = _measured_speed(config, dataset.vocabulary.size, device)
-    grounds = Grounds(
-        budget, speed * (budget.seconds or _ASSUMED_SECONDS), len(dataset.training), dataset.vocabulary.size
-    )
+    speed = _measured_speed(config, vocabulary_size, device)
+    grounds = Grounds(budget, speed * (budget.seconds or _ASSUMED_SECONDS), characters, vocabulary_size)
     chosen = choose(config, grounds)
     return load_config(flags=chosen, base=config), _in_words(chosen, grounds, speed)
 
