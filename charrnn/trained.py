@@ -30,9 +30,9 @@ Quantize = Literal["none", "int8", "auto"]
 QUANTIZATION_TOLERANCE = 0.003
 """Nats per character."""
 
-_WORTH_QUANTIZING = 2**20
-"""Elements of W_hh in all layers from which int8 is faster one text at a time (2 Zen 5 cores; LSTM 2 x 256, with half
-of it: 0.8 times the speed, 2 x 512: 1.2 times, 3 x 1024: 6 times)."""
+_WORTH_QUANTIZING = 2**22
+"""Elements of W_hh in all layers from which int8 is faster one text at a time (2 Ice Lake cores; LSTM 2 x 512, with
+half of it: 0.9 times the speed, 3 x 1024, with three times of it: 2.2 times)."""
 
 _QUANTIZATION_CHARACTERS = 20_000
 """Of the validation text, enough to tell such a difference: both ways of sampling read the very same characters."""

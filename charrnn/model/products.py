@@ -6,19 +6,17 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from charrnn.errors import ConfigError
 
-Product = Callable[[Tensor, Tensor], Tensor]
-"""(x_BD, added: (B, K), or (K,) for one row) -> added + x W^T, (B, K), which is the caller's to overwrite."""
+BoundProduct = Callable[[Tensor], object]
+"""added -> writes added + x W^T where the caller reads it, with x and the result in places fixed beforehand.
+
+added: (B, K), or (K,) for one row.
+"""
 
 _STEPS, _ZERO = 127, 128
 """Of the 8-bit codes: steps from 0 to 1, and the code of 0."""
-
-_LARGE = 2**19
-"""Weights of a matrix-vector product from which packed ones are quicker. One row in float32, packed and plain, us:
-512 x 256 25, 9; 1024 x 512 29, 32; 2048 x 512 44, 63; 2048 x 1024 81, 118 (2 Zen 5 cores)."""
 
 
 def repeated_product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | None], Tensor]:
@@ -50,18 +48,13 @@ def _packed(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | None], Tens
     return product
 
 
-def step_product(weight: Tensor, rows: int) -> Product:
-    """The same for a fixed number of rows, where one row is a matrix-vector product."""
-    if rows > 1:
-        return repeated_product(weight, rows)
-    if weight.device.type == "cpu" and weight.dtype in _packable() and weight.numel() > _LARGE:
-        packed, linear = (
-            torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 1),
-            torch.ops.mkldnn._linear_pointwise,
-        )
-        return lambda x_1D, added: linear(x_1D, packed, added, "none", [], "")
-    weight = weight.contiguous()
-    return lambda x_1D, added: functional.linear(x_1D, weight, added)
+def bound_product(weight: Tensor, x_BD: Tensor, out_BK: Tensor) -> BoundProduct:
+    """The same with x and the result in fixed places. One row is a matrix-vector product."""
+    if len(x_BD) == 1:
+        W, x_D, out_K = weight.contiguous(), x_BD[0], out_BK[0]
+        return lambda added_K: torch.addmv(added_K, W, x_D, out=out_K)
+    product = repeated_product(weight, len(x_BD))
+    return lambda added_BK: out_BK.copy_(product(x_BD, added_BK))
 
 
 def encoded(x_BD: Tensor, into: Tensor) -> None:
@@ -69,13 +62,14 @@ def encoded(x_BD: Tensor, into: Tensor) -> None:
     into.copy_(x_BD.mul(_STEPS).add_(_ZERO + 0.5))
 
 
-def quantized_product(weight: Tensor, rows: int) -> Product:
+def bound_quantized_product(weight: Tensor, x_BD: Tensor, out_BK: Tensor) -> BoundProduct:
     """The same for x as `encoded`, with W in int8 and a scale for each of its K rows.
 
     The sums are whole numbers, so they do not depend on how many rows there are. Raises ConfigError as require_int8.
     """
     require_int8(weight)
-    return _quantized(weight, rows)
+    product = _quantized(weight, len(x_BD))
+    return lambda added: out_BK.copy_(product(x_BD, added))
 
 
 def require_int8(weight: Tensor) -> None:
@@ -92,7 +86,8 @@ def require_int8(weight: Tensor) -> None:
         raise ConfigError("quantize: this CPU, or this build of PyTorch, has no fast products of int8 (VNNI)")
 
 
-def _quantized(weight: Tensor, rows: int) -> Product:
+def _quantized(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The product of codes (B, D) and what is added to it, (B, K), or (K,) for one row."""
     scales_K = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
     codes_KD = torch.round(weight / scales_K[:, None]).to(torch.int8)
     packed, zeros_K = (

@@ -48,7 +48,7 @@ def generate(
         chosen_B = choose(scores_BV, next(uniforms), how)
         yield chosen_B
         if left:
-            logits_BV = stepper.step(torch.from_numpy(chosen_B).to(network.device))
+            logits_BV = stepper.step(chosen_B)
 
 
 @torch.no_grad()
@@ -67,8 +67,7 @@ def _primed(network: CharRNN, ids: Ids, lanes: int, quantized: bool) -> tuple[St
     stepper = Stepper(network, state, lanes, quantized)
     if not len(ids):
         return stepper, stepper.logits()
-    last_B = torch.full((lanes,), int(ids[-1]), device=network.device)
-    return stepper, stepper.step(last_B)
+    return stepper, stepper.step(np.full(lanes, ids[-1], dtype=np.int64))
 
 
 def _line_end(vocabulary: Vocabulary) -> Ids:

@@ -252,7 +252,8 @@ def _nats(
     nats = 0.0  # in double precision on the host: not every device has it
     for inputs_TB, targets_TB in pieces(network, ids, starts_B, ends_B):
         if stepper is not None:
-            nats += loss_sum(torch.stack([stepper.step(ids_B) for ids_B in inputs_TB]), targets_TB).item()
+            logits_TBV = torch.stack([stepper.step(ids_B).clone() for ids_B in inputs_TB])
+            nats += loss_sum(logits_TBV, targets_TB).item()
         else:
             piece_nats, state = network.loss(inputs_TB, targets_TB, state, execution)
             nats += piece_nats.item()

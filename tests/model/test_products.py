@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from charrnn.model import products
-from charrnn.model.products import can_quantize, encoded, quantized_product, repeated_product, step_product
+from charrnn.model.products import bound_product, bound_quantized_product, can_quantize, encoded, repeated_product
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.05}
 
@@ -30,15 +30,24 @@ def test_a_repeated_product_is_the_product(rows, dtype, packable, monkeypatch):
             torch.testing.assert_close(found.double(), sums, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.parametrize("packable", [True, False], ids=["packed", "plain"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("rows", [1, 5])
-def test_a_step_product_adds_a_row_to_each_row_and_takes_rows_that_lie_apart(rows, large, monkeypatch):
-    monkeypatch.setattr(products, "_LARGE", 0 if large else 2**30)
-    x, weight, added = operands(rows, torch.float32)
-    apart = torch.randn(rows, 100)
-    apart[:, 11 : 11 + x.shape[1]] = x
-    found = step_product(weight, rows)(apart[:, 11 : 11 + x.shape[1]], added[0] if rows == 1 else added)
-    torch.testing.assert_close(found, x @ weight.T + added, rtol=1e-5, atol=1e-5)
+def test_a_bound_product_reads_and_writes_where_it_is_bound_to(rows, dtype, packable, monkeypatch):
+    if not packable:
+        monkeypatch.setattr(products, "_packable", frozenset)
+    x, weight, added = operands(rows, dtype)
+    before, after = torch.randn(rows, 100, dtype=dtype), torch.randn(rows, 100, dtype=dtype)
+    read, written = before[:, 11 : 11 + x.shape[1]], after[:, 30 : 30 + added.shape[1]]
+    product, others = bound_product(weight, read, written), after.clone()
+    for factor in (1, 2):
+        read.copy_(x * factor)
+        product(added[0] if rows == 1 else added)
+        tolerance = TOLERANCE[dtype]
+        torch.testing.assert_close(written, factor * x @ weight.T + added, rtol=tolerance, atol=tolerance)
+    written.zero_()
+    others[:, 30 : 30 + added.shape[1]] = 0
+    assert torch.equal(after, others)  # nothing beside it
 
 
 @pytest.mark.skipif(not can_quantize(), reason="no fast products of int8 here")
@@ -54,7 +63,8 @@ def test_a_quantized_product_is_that_of_the_rounded_numbers(rows):
     scales = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
     rounded_x, rounded_weight = (codes.double() - 128) / 127, torch.round(weight / scales).double() * scales.double()
     assert (rounded_x - x).abs().max() <= 0.5 / 127 + 1e-6
-    found = quantized_product(weight, rows)(codes, added[0] if rows == 1 else added)
+    found = torch.empty_like(added)
+    bound_quantized_product(weight, codes, found)(added[0] if rows == 1 else added)
     torch.testing.assert_close(found.double(), rounded_x @ rounded_weight.T + added.double(), rtol=1e-5, atol=1e-5)
 
 
