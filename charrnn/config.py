@@ -260,6 +260,8 @@ class TrainingConfig(_Section):
     """What runs the layers: the readable equations, their gradients by hand, or PyTorch's own kernels."""
     cuda_graph: bool = False
     """On a GPU, capture forward and backward once and replay them; nothing elsewhere. Not measured yet, hence off."""
+    threads: Annotated[int, Field(ge=1, le=1024), _NotBool] | None = None
+    """At most so many threads of the CPU; null for all, or while time is the budget for as many as prove fastest."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes cuda where there is one."""
     explosion: Annotated[FiniteFloat, Field(gt=1), _NotBool] | None = 3.0
@@ -350,7 +352,7 @@ RESUMABLE = frozenset(
     f"training.{key}"
     for key in ("budget", "device", "evaluations", "samples", "sample_prefix", "sample_length", "checkpoint_every")
 ) | {
-    *("training.keep", "training.keep_by", "training.tensorboard"),
+    *("training.threads", "training.keep", "training.keep_by", "training.tensorboard"),
     *("training.explosion", "training.rollbacks", "training.patience"),
 }
 """Keys that a resumed run may change; every other one would make it a different run."""

@@ -189,7 +189,7 @@ class _GRU(_Layer):
         self._recur, self._bias_hh = place.product(weights.weight_hh, own, from_h), _added(weights.bias_hh, place.lanes)
         H = place.hidden_BH.shape[1]
         (self._x_rz, self._x_n), (self._rz, self._h_n) = (
-            part.split([2 * H, H], dim=1) for part in (self._from_x, from_h)
+            torch.split(part, [2 * H, H], dim=1) for part in (self._from_x, from_h)
         )
         self._r, self._z = self._rz.chunk(2, dim=1)
         self._n, self._place = torch.empty_like(place.hidden_BH), place

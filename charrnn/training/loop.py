@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -29,6 +29,7 @@ from charrnn.training.progress import Placed, Progress
 from charrnn.training.reporting import Reporter, View, require_tensorboard
 from charrnn.training.runs import Run, find_checkpoint, give_second_name, write_whole
 from charrnn.training.session import Session
+from charrnn.training.threads import Threads, restored_threads
 
 _REPORTS = 500
 """Training reports in metrics.jsonl over a whole budget."""
@@ -48,6 +49,7 @@ class Training:
     run: Run
     reporter: Reporter
     signals: "Signals"
+    threads: Threads
     evaluation_seconds: float = 0.0
     last_seconds: float = 0.0
     saved_at: float = field(default_factory=time.perf_counter)
@@ -71,7 +73,8 @@ class Training:
         """One step; at evenly spread points of the budget report, evaluate and sample; save; stop. The new progress."""
         session, training = self.session, self.session.config.training
         # The learning rate of the step's middle: that of its start would waste the first step, of its end the last.
-        session.step(session.progress(ahead=0.5))
+        with self.threads.for_a_step() if self._free_to_choose_threads() else nullcontext():
+            session.step(session.progress(ahead=0.5))
         progress = session.progress()
         self.reporter.progress(progress)
         if _passed(before, progress, _REPORTS):
@@ -86,11 +89,17 @@ class Training:
             self.stop(self.signals.caught)
         return progress
 
+    def _free_to_choose_threads(self) -> bool:
+        """Only where time decides anyway: else a run would not become the same again, nor one resumed the same."""
+        session = self.session
+        on_cpu = session.placement.device.type == "cpu"
+        return on_cpu and session.config.training.threads is None and session.led_by_time()
+
     def report(self, progress: float) -> None:
         """Tell the figures since the last report. Raises Diverged if they are those of a training gone wrong."""
         start = self.session.step_count - self.session.tally.steps
         report = self.session.report()
-        self.reporter.training(progress, report)
+        self.reporter.training(progress, {**report, "threads": self.threads.count})
         self.session.judge(report["nats_per_char"], start)
 
     def evaluate(self, progress: float) -> None:
@@ -234,6 +243,7 @@ class Training:
         return progress >= 1 or not self.session.led_by_time() or cheap
 
 
+@restored_threads()
 def train(config: Config, view: View, folder: Path | None = None, init_from: Path | None = None) -> Run:
     """Train a new network from a configuration, or from another checkpoint's weights; returns the finished run.
 
@@ -253,6 +263,7 @@ def train(config: Config, view: View, folder: Path | None = None, init_from: Pat
             return _run(session, run, reporter)
 
 
+@restored_threads()
 def resume(view: View, folder: Path | None, settings: list[str], budget: str | None) -> Run:
     """Go on with a run where its last checkpoint stands; returns the finished run.
 
@@ -287,6 +298,7 @@ def _restored(stored: Checkpoint, run: Run, settings: list[str], budget: str | N
             + f"--init-from {run.last} starts a new run from these weights"
         )
     before = Progress.read(stored.progress).placement
+    _set_up(config)
     session = begin(config, dataset, stored, _stored_placement(before, choose_device(config.training.device)))
     session.restore(stored)
     if _raised(Budget.parse(stored.config.training.budget), session):
@@ -304,11 +316,18 @@ def prepare(config: Config, init_from: Path | None = None) -> Session:
     """A new session with its text read, from fresh weights or another run's or checkpoint's; nothing is written."""
     start = checkpoint.load(find_checkpoint(init_from)) if init_from else None
     dataset = load_dataset(config.corpus, start.vocabulary if start else None)
-    keep_freed_memory()
+    _set_up(config)
     config, note = recipe.follow(config, dataset, choose_device(config.training.device))
     session = begin(config, dataset, start)
     session.recipe = note
     return session
+
+
+def _set_up(config: Config) -> None:
+    """What holds for the whole process, and has to before anything is measured."""
+    keep_freed_memory()
+    if config.training.threads is not None:
+        torch.set_num_threads(min(config.training.threads, torch.get_num_threads()))
 
 
 def begin(
@@ -320,7 +339,6 @@ def begin(
             f"{dataset.name}: no character of the training text occurs "
             f"corpus.min_count = {config.corpus.min_count} times or more, so there is nothing to learn"
         )
-    keep_freed_memory()
     torch.manual_seed(config.training.seed)
     device = choose_device(config.training.device)
     if stored:
@@ -386,7 +404,7 @@ def _run(session: Session, run: Run, reporter: Reporter) -> Run:
     with caught_signals() as signals:
         for label, text in planning.headline(session):
             reporter.say(label, text)
-        training = Training(session, run, reporter, signals)
+        training = Training(session, run, reporter, signals, Threads(session.placement.threads))
         if not run.good.exists():
             session.good_step = session.step_count
         training.save()  # so that there is something to go on from whatever happens

@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ class Placement:
     device: torch.device
     execution: Execution
     reason: str
+    threads: int = field(default_factory=torch.get_num_threads)
+    """Of the CPU, at most."""
 
 
 def choose_device(wanted: str) -> torch.device:

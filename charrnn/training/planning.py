@@ -77,7 +77,7 @@ def _hardware(session: Session) -> str:
     if device.type == "cuda":
         where = torch.cuda.get_device_name(device)
     else:
-        where = f"{device.type}, {torch.get_num_threads()} threads"
+        where = f"{device.type}, {session.placement.threads} threads"
     return f"{where}; engine {execution.engine} in {execution.precision} ({session.placement.reason})"
 
 

@@ -293,7 +293,7 @@ class Session:
                 "engine": self.placement.execution.engine,
                 "dtype": self.placement.execution.precision,
                 "torch": str(torch.__version__),
-                "threads": torch.get_num_threads(),
+                "threads": self.placement.threads,
             }
         )
 
