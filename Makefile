@@ -18,7 +18,7 @@ train: .venv/.installed ## install, train on the Python library's source code fo
 	@echo; echo 'More:  source .venv/bin/activate, then charrnn --help, or train on a text of yours: charrnn train FILE'
 
 test: .venv/.installed-dev ## install, run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 lint: .venv/.installed-dev ## check the style and the types
 	$(BIN)/ruff check .
