@@ -217,6 +217,7 @@ def test_a_zip_gives_its_member_alone(here: Path, server: Server, monkeypatch: p
         (zipped("text8", b"20 characters of it.")[:90], "could not be fetched"),
         (zipped("text8", b"half of it"), "is not text8: expected 20 bytes, got 10; nothing was kept"),
     ],
+    ids=["no zip", "another name", "another content", "cut off", "too short"],
 )
 def test_a_damaged_zip_is_refused_and_not_kept(
     here: Path, server: Server, monkeypatch: pytest.MonkeyPatch, page: bytes, message: str
