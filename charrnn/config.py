@@ -240,14 +240,16 @@ class TrainingConfig(_Section):
     """The highest learning rate."""
     betas: tuple[
         Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool], Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool]
-    ] = (0.9, 0.99)
-    """adamw's decay of the mean and of the mean square of gradients."""
+    ] = (0.0, 0.99)
+    """adamw's decay of the mean of gradients, of which none is best (Melis et al. 2018), and of their mean square."""
     weight_decay: Annotated[FiniteFloat, Field(ge=0), _NotBool] = 0.01
     """Decoupled decay of the matrices, per step and times the learning rate; biases are left alone."""
     warmup: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.02
     """Share of the budget in which the learning rate rises from almost zero."""
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the learning rate falls to final_learning_rate over the rest of the budget."""
+    schedule: Literal["wsd", "cosine", "linear", "constant"] = "wsd"
+    """How the learning rate falls to final_learning_rate; wsd (warm-up, stable, decay) leaves it up until cooldown."""
+    cooldown: Annotated[FiniteFloat, Field(gt=0, le=1), _NotBool] = 0.4
+    """Share of the budget, at its end, in which wsd's learning rate falls along a line."""
     final_learning_rate: Annotated[FiniteFloat, Field(ge=0), _NotBool] = 0.0
     """Where the schedule ends."""
     clip_norm: Annotated[FiniteFloat, Field(gt=0), _NotBool] | None = 1.0
@@ -297,6 +299,10 @@ class TrainingConfig(_Section):
             )
         if self.optimizer == "sgd":
             _refuse_idle(self, "betas", "with optimizer sgd, which has no moments")
+        if self.schedule != "wsd":
+            _refuse_idle(self, "cooldown", f"with schedule {self.schedule}, which has none")
+        elif self.warmup + self.cooldown > 1:
+            raise ValueError(f"warmup + cooldown at most 1, not {self.warmup} + {self.cooldown}")
         if self.schedule == "constant":
             _refuse_idle(self, "final_learning_rate", "with schedule constant, which ends at learning_rate")
         return self
@@ -618,6 +624,9 @@ def config_from_json(text: str) -> Config:
         raise ConfigError(f"not a configuration: expected sections, got {_short(values)}")
     if len(values) + sum(len(section) for section in values.values() if isinstance(section, dict)) > _MOST_KEYS:
         raise ConfigError(f"not a configuration: over {_MOST_KEYS} keys")
+    training = values.get("training")
+    if isinstance(training, dict) and training.get("optimizer") == "sgd":
+        training.pop("betas", None)  # without effect, and once of another default
     return _validated(_Settings(values, {}))
 
 

@@ -29,13 +29,19 @@ def learning_rate_at(progress: float, config: TrainingConfig) -> float:
     """The learning rate when `progress` (0 to 1) of the budget is spent.
 
     A linear rise over `warmup`, then the schedule from learning_rate to final_learning_rate, so it always ends where
-    it should, whatever the budget's unit. The cosine is Loshchilov and Hutter's (2017), without restarts.
+    it should, whatever the budget's unit. wsd (Hu et al. 2024; Hägele et al. 2024) stays up and falls along a line in
+    the last `cooldown` of the budget; the cosine is Loshchilov and Hutter's (2017), without restarts.
     """
     progress = min(max(progress, 0.0), 1.0)
     if progress < config.warmup:
         return config.learning_rate * progress / config.warmup
     after = (progress - config.warmup) / (1 - config.warmup)
-    share = {"cosine": 0.5 * (1 + math.cos(math.pi * after)), "linear": 1 - after, "constant": 1.0}[config.schedule]
+    share = {
+        "wsd": min(1.0, (1 - progress) / config.cooldown),
+        "cosine": 0.5 * (1 + math.cos(math.pi * after)),
+        "linear": 1 - after,
+        "constant": 1.0,
+    }[config.schedule]
     return config.final_learning_rate + share * (config.learning_rate - config.final_learning_rate)
 
 

@@ -217,7 +217,7 @@ CHOICES = {
     "keep_by": ("best", "newest"),
     "patience": ("null", "2", "4"),
     "optimizer": ("adamw", "sgd"),
-    "schedule": ("cosine", "linear", "constant"),
+    "schedule": ("wsd", "cosine", "linear", "constant"),
     "evaluations": ("4", "15", "30"),
     "checkpoint_every": ("60s", "0.02s"),
     "learning_rate": ("0.01", "0.3", "3"),  # the last one explodes

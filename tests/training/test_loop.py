@@ -232,7 +232,7 @@ def test_of_several_limits_the_first_ends_the_run_and_the_learning_rates_schedul
     for number, (budget, steps) in enumerate(
         [("3s, 2 epochs, 50 steps", 30), ("9s or 20 steps", 20), ("1h, 0.5 epochs", 28)]
     ):
-        config = with_settings(small_config, f"budget={budget}", "evaluations=2")
+        config = with_settings(small_config, f"budget={budget}", "evaluations=2", "schedule=cosine")
         run = loop.train(config, view, folder / str(number))
         last = records(run, "training")[-1]
         assert last["step"] == pytest.approx(steps, abs=0 if number < 2 else 1)

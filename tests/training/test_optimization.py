@@ -21,7 +21,7 @@ def training(**options: object) -> TrainingConfig:
     return TrainingConfig(**{"learning_rate": 0.1, "warmup": 0.2, "final_learning_rate": 0.02, **options})
 
 
-@pytest.mark.parametrize(("schedule", "middle"), [("cosine", 0.06), ("linear", 0.06), ("constant", 0.1)])
+@pytest.mark.parametrize(("schedule", "middle"), [("wsd", 0.1), ("cosine", 0.06), ("linear", 0.06), ("constant", 0.1)])
 def test_the_learning_rate_rises_in_the_warm_up_and_ends_where_the_schedule_says(schedule, middle):
     config = training(schedule=schedule, **({"final_learning_rate": 0.0} if schedule == "constant" else {}))
     assert learning_rate_at(0.0, config) == 0
@@ -36,6 +36,13 @@ def test_the_cosine_stands_above_the_line_before_the_middle_and_below_it_after()
     cosine, linear = training(schedule="cosine"), training(schedule="linear")
     assert learning_rate_at(0.4, cosine) > learning_rate_at(0.4, linear)
     assert learning_rate_at(0.8, cosine) < learning_rate_at(0.8, linear)
+
+
+def test_wsd_stays_up_until_its_cooldown_and_falls_along_a_line():
+    config = training(schedule="wsd", cooldown=0.25)
+    assert learning_rate_at(0.3, config) == learning_rate_at(0.75, config) == 0.1
+    assert learning_rate_at(0.8, config) == pytest.approx(0.02 + 0.8 * 0.08)
+    assert learning_rate_at(0.95, config) == pytest.approx(0.02 + 0.2 * 0.08)
 
 
 def test_without_warm_up_the_first_step_has_the_full_learning_rate():
