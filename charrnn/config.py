@@ -240,8 +240,8 @@ class TrainingConfig(_Section):
     """The highest learning rate."""
     betas: tuple[
         Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool], Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool]
-    ] = (0.0, 0.99)
-    """adamw's decay of the mean of gradients, of which none is best (Melis et al. 2018), and of their mean square."""
+    ] = (0.5, 0.99)
+    """adamw's decay of the mean of gradients, of which a little is best here, and of the mean of their squares."""
     weight_decay: Annotated[FiniteFloat, Field(ge=0), _NotBool] = 0.01
     """Decoupled decay of the matrices, per step and times the learning rate; biases are left alone."""
     warmup: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.02

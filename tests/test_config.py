@@ -149,7 +149,7 @@ def test_a_text_with_a_colon_needs_no_quotes_in_set(text):
 
 def test_options_that_have_an_effect_are_not_refused_beside_those_that_have_none():
     load_config(settings=["level=byte", "encoding=utf-8", "min_count=1", "newlines=normalise"])
-    load_config(settings=["optimizer=sgd", "betas=[0, 0.99]", "schedule=constant", "final_learning_rate=0"])
+    load_config(settings=["optimizer=sgd", "betas=[0.5, 0.99]", "schedule=constant", "final_learning_rate=0"])
     load_config(settings=["betas=[0.5, 0.9]", "schedule=linear", "final_learning_rate=1e-4", "min_count=3"])
 
 
@@ -281,8 +281,8 @@ def test_set_knows_every_option_by_its_full_name_and_by_its_own(here):
         ("corpus: {level: byte, encoding: latin-1}", "corpus: expected encoding left at utf-8 at level byte, which"),
         ("corpus: {level: byte, newlines: keep}", "corpus: expected newlines left at normalise at level byte, which"),
         (
-            "training: {optimizer: sgd, betas: [0.5, 0.9]}",
-            "c.yaml:1: training: expected betas left at [0.0, 0.99] with optimizer sgd, which has no moments, ",
+            "training: {optimizer: sgd, betas: [0.9, 0.99]}",
+            "c.yaml:1: training: expected betas left at [0.5, 0.99] with optimizer sgd, which has no moments, ",
         ),
         (
             "training: {schedule: constant, final_learning_rate: 1e-4}",
