@@ -151,10 +151,10 @@ def _learning_rate(cell: CellName, hidden_size: int) -> float:
     """Falls with the width; no gate protects an RNN's state. With so little momentum it may be high.
 
     Nats per character, betas 0.5 and 0.99, schedule wsd. LSTM, tiny Shakespeare, 32 x 32: 1 x 192, 1 epoch: 3.1 / H
-    1.587 and 1.592, 4.2 / H 1.586, 5.8 / H 1.582; 1 x 320, 2 epochs: 3.2 / H 1.482, 5.1 / H 1.492, 7 / H 1.481; The Time
-    Machine, 16 x 64, 1 x 256, 8 epochs, dropout: 3.3 / H 1.381, 5.1 / H 1.369 and 1.378, 7.2 / H 1.366, 10.2 / H 1.376.
-    Tiny Shakespeare, 1 epoch: GRU 1 x 192: 1 / H 1.649, 2 / H 1.624, 4 / H 1.674; RNN 1 x 320: 0.25 / H 1.874, 0.5 / H
-    1.787, 1 / H 1.731.
+    1.587 and 1.592, 4.2 / H 1.586, 5.8 / H 1.582; 1 x 320, 2 epochs: 3.2 / H 1.482, 5.1 / H 1.492, 7 / H 1.481. The
+    Time Machine, 16 x 64, 1 x 256, 8 epochs, dropout: 3.3 / H 1.381, 5.1 / H 1.369 and 1.378, 7.2 / H 1.366, 10.2 / H
+    1.376. Tiny Shakespeare, 1 epoch: GRU 1 x 192: 1 / H 1.649, 2 / H 1.624, 4 / H 1.674; RNN 1 x 320: 0.25 / H 1.874,
+    0.5 / H 1.787, 1 / H 1.731.
     """
     rate = {"lstm": 5.0, "gru": 2.0, "rnn": 1.0}[cell] / hidden_size
     return float(f"{min(rate, 3e-2):.2g}")
