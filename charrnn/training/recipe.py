@@ -141,9 +141,9 @@ def _epochs(grounds: Grounds, weights: float, together: int) -> float:
 def _dropout(epochs: float) -> float:
     """None for the first readings, since nothing is learnt by heart in them; then more the more there are.
 
-    With that of W_hh, nats per character: tiny Shakespeare, 1 x 256, 2.5 epochs: none 1.496, 0.1 and 0 1.500, 0 and 0.05
-    1.505, 0.1 and 0.05 1.511. The Time Machine, 1 x 256, 4 epochs: none 1.413, 0.1 and 0.05 1.403, 0.2 and 0.1 1.420; 8
-    epochs: 0.2 and 0.1 1.369, 0.3 and 0.1 1.380, 0.2 and 0.2 1.384, 0.1 and 0.1 1.383.
+    With that of W_hh, nats per character: tiny Shakespeare, 1 x 256, 2.5 epochs: none 1.496, 0.1 and 0 1.500, 0 and
+    0.05 1.505, 0.1 and 0.05 1.511. The Time Machine, 1 x 256, 4 epochs: none 1.413, 0.1 and 0.05 1.403, 0.2 and 0.1
+    1.420; 8 epochs: 0.2 and 0.1 1.369, 0.3 and 0.1 1.380, 0.2 and 0.2 1.384, 0.1 and 0.1 1.383.
     """
     return _between({3: 0.0, 7.5: 0.2, 16: 0.4, 40: 0.5}, epochs)
 
