@@ -50,6 +50,21 @@ def test_what_is_said_stands_and_the_rest_follows_it():
     assert found["training.learning_rate"] > chosen(budget="5m")["training.learning_rate"]
 
 
+def test_the_learning_rate_is_one_for_the_cell_and_the_optimizer():
+    rates = [
+        chosen(*settings, "hidden_size=256")["training.learning_rate"]
+        for settings in (
+            ("cell=rnn", "activation=relu"),
+            ("cell=rnn",),
+            ("cell=gru",),
+            ("cell=lstm",),
+            ("optimizer=sgd",),
+        )
+    ]
+    assert rates == sorted(rates)
+    assert rates[-1] == 1
+
+
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 @pytest.mark.parametrize("budget", ["1s", "1m", "300d", "3 epochs", "100000 epochs", "1 steps", "90s, 5 epochs"])
 @pytest.mark.parametrize("characters", [1, 1000, 10**9])
