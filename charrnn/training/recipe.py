@@ -72,8 +72,8 @@ def follow(config: Config, dataset: Dataset, device: torch.device) -> tuple[Conf
 def choose(config: Config, grounds: Grounds) -> dict[str, Any]:
     """The open keys and their values, which follow what is said: a given size decides the dropout, and so on."""
     said = _Said(config)
-    cell = said("model.cell", "lstm")
-    gates = Cell(cell).gates
+    cell = Cell(said("model.cell", "lstm"), config.model.activation)
+    gates = cell.gates
     num_layers = said("model.num_layers", _NUM_LAYERS)
     hidden_size = said("model.hidden_size", _units(grounds, gates, num_layers))
     inputs = config.model.embedding_size or 0  # a one-hot row costs no product
@@ -84,8 +84,7 @@ def choose(config: Config, grounds: Grounds) -> dict[str, Any]:
     said("model.dropout", _dropout(epochs))
     said("model.weight_dropout", _weight_dropout(epochs))
     adamw = config.training.optimizer == "adamw"
-    rate = _learning_rate(Cell(cell, config.model.activation), hidden_size) if adamw else _SGD_LEARNING_RATE
-    said("training.learning_rate", rate)
+    said("training.learning_rate", _learning_rate(cell, hidden_size) if adamw else _SGD_LEARNING_RATE)
     return said.chosen
 
 

@@ -25,6 +25,7 @@ _REST = 20.0
 """Times a duel's length until the next one, doubled after each that changes nothing."""
 
 _LONGEST_REST = 160.0
+"""Until which it is doubled."""
 
 _SLOW = 1.3
 """Times as long as in the last duel: when steps take so much longer, something has changed, and rest is over."""
