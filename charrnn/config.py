@@ -271,7 +271,7 @@ class TrainingConfig(_Section):
     rollbacks: Annotated[int, Field(ge=0), _NotBool] = 3
     """How often to go back to the last good state with half the learning rate before giving up."""
     patience: Annotated[int, Field(ge=1), _NotBool] | None = None
-    """Evaluations in a row without a new best after which training stops; null for never."""
+    """Evaluations in a row without a new best after which training stops, or wsd's cooldown begins; null for never."""
     seed: Annotated[int, Field(ge=0, lt=2**63), _NotBool] = 0
     """Of the initial weights, the order of the windows, dropout and the samples on the way."""
     evaluations: Annotated[int, Field(ge=1, le=1_000_000), _NotBool] = 20

@@ -82,6 +82,7 @@ class Training:
         evaluating = _passed(before, progress, training.evaluations) and self._worth_evaluating(progress)
         if evaluating:
             self.evaluate(progress)
+            progress = self._lost_patience(progress) if session.out_of_patience() else progress
         if _passed(before, progress, training.samples):
             self.reporter.sample(session.step_count, self.sample())
         self._save_if_due(evaluating or _passed(before, progress, _SAFE_POINTS))
@@ -114,11 +115,19 @@ class Training:
         session.latest["validation"] = found.to_json()
         self.last_evaluation = found
         self.reporter.evaluated(session.place(), progress, found, is_best)
-        if session.out_of_patience():
-            text = f"after {session.since_best} evaluations without a new best, at step {session.step_count:,}"
-            self.reporter.event("stopped early", text, step=session.step_count, evaluations=session.since_best)
         self.last_seconds = time.perf_counter() - started
         self.evaluation_seconds += self.last_seconds
+
+    def _lost_patience(self, progress: float) -> float:
+        """Bring the cooldown forward, or if it has begun or there is none, say that this is the end. The progress."""
+        session, end, count = self.session, self.session.end, self.session.since_best
+        text = f"after {count} evaluations without a new best, at step {session.step_count:,}"
+        if session.bring_cooldown_forward():
+            text = f"the learning rate falls from here on, {text}"
+            self.reporter.event("cooldown", text, step=session.step_count, evaluations=count)
+        else:
+            self.reporter.event("stopped early", text, step=session.step_count, evaluations=count)
+        return progress * end / session.end
 
     def expected_seconds(self) -> float:
         """What the next evaluation will take: as long as the last, or at a third of a step's cost a character."""
@@ -302,7 +311,7 @@ def _restored(stored: Checkpoint, run: Run, settings: list[str], budget: str | N
     session = begin(config, dataset, stored, _stored_placement(before, choose_device(config.training.device)))
     session.restore(stored)
     if _raised(Budget.parse(stored.config.training.budget), session):
-        session.since_best = 0  # the learning rate rises again, so there is new reason for patience
+        session.since_best, session.end = 0, 1.0  # the learning rate rises again: there is new reason for patience
     return session
 
 

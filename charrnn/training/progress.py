@@ -80,6 +80,8 @@ class Progress(_Strict):
     """Of `training.keep`, the oldest first."""
     since_best: Count = 0
     """Evaluations since the best one."""
+    end: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Of the budget, see `charrnn.training.session.Session`."""
     good_step: Count | None = None
     """Of the last state that was taken for good, which is in good.safetensors."""
     rollbacks: Count = 0

@@ -64,6 +64,8 @@ class Session:
     best_step: int | None = None
     since_best: int = 0
     """Evaluations since the best one."""
+    end: float = 1.0
+    """Share of the budget at which training ends: less than all once the cooldown was brought forward."""
     kept: list[Evaluated] = field(default_factory=list)
     """The models that `training.keep` keeps."""
     good_step: int | None = None
@@ -111,8 +113,8 @@ class Session:
         return {"seconds": self.seconds, "epochs": epochs, "steps": self.step_count + ahead}
 
     def progress(self, ahead: float = 0.0) -> float:
-        """The share of the budget that is spent, of several limits the largest; 1 and above means done."""
-        return max(self.budget.shares(self.spent(ahead)).values())
+        """The share of what is to be spent that is, of several limits the largest; 1 and above means done."""
+        return max(self.budget.shares(self.spent(ahead)).values()) / self.end
 
     def led_by_time(self) -> bool:
         """Whether the budget's limit in seconds is the one that stands to be reached first."""
@@ -123,6 +125,20 @@ class Session:
         """Whether `training.patience` has run out."""
         patience = self.config.training.patience
         return patience is not None and self.since_best >= patience
+
+    def bring_cooldown_forward(self) -> bool:
+        """Let the learning rate of schedule wsd fall from here on, if it has not begun to; whether it does now.
+
+        A share of 1 - cooldown is then spent of what is to be, which is less than the budget. There is new reason for
+        patience, since it is in the cooldown that the loss falls most.
+        """
+        training = self.config.training
+        up = 1 - training.cooldown
+        if training.schedule != "wsd" or self.progress() >= up:
+            return False
+        self.end *= self.progress() / up
+        self.since_best = 0
+        return True
 
     def place(self) -> dict[str, float]:
         """Where the run is, as its log and its checkpoints say it."""
@@ -276,6 +292,7 @@ class Session:
             best_step=self.best_step,
             kept=self.kept,
             since_best=self.since_best,
+            end=self.end,
             good_step=self.good_step,
             rollbacks=self.rollbacks,
             watch=Watched(**asdict(self.watch)),
@@ -354,7 +371,8 @@ class Session:
         best = progress.best_nats_per_char
         self.best_nats_per_char, self.best_step = math.inf if best is None else best, progress.best_step
         self.kept = retained(progress.kept, self.config.training.keep, self.config.training.keep_by)
-        self.since_best, self.good_step, self.rollbacks = progress.since_best, progress.good_step, progress.rollbacks
+        self.since_best, self.end = progress.since_best, progress.end
+        self.good_step, self.rollbacks = progress.good_step, progress.rollbacks
         self.watch = Watch(**progress.watch.model_dump())
         self.tally = Tally(**progress.tally.model_dump())
         self.latest = {key: _figures(key, stored.metrics[key]) for key in _LATEST if key in stored.metrics}

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -520,6 +521,61 @@ def test_patience_is_counted_through_an_interruption(stop_at, small_config, view
     assert events(whole, "stopped early") == events(parts, "stopped early")
 
 
+def worse_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the validation loss rise after step 10, and fall again after step 20, whatever the model says."""
+    ordinary = Session.rank
+
+    def ranked(self: Session, nats_per_char: float) -> bool:
+        step = self.step_count
+        return ordinary(self, 3.0 if step <= 10 else 3.5 if step <= 20 else 2.9 - step / 1000)
+
+    monkeypatch.setattr(Session, "rank", ranked)
+
+
+def test_when_patience_is_lost_before_the_cooldown_the_cooldown_comes_then(small_config, view, folder, monkeypatch):
+    worse_in_between(monkeypatch)
+    run = loop.train(with_settings(small_config, "patience=1", "cooldown=0.4"), view, folder / "run")
+    (event,) = events(run, "cooldown")
+    assert (event["step"], event["evaluations"]) == (20, 1)
+    assert not events(run, "stopped early")
+    assert [found["step"] for found in records(run, "evaluation")] == [
+        10,
+        20,
+        25,
+        34,
+    ]  # 20 of 33.3 is where 0.4 are left
+    rates = [report["learning_rate"] for report in records(run, "training")]
+    assert set(rates[2:20]) == {small_config.training.learning_rate}
+    assert all(before > after for before, after in pairwise(rates[19:]))
+    assert rates[-1] == 0
+    assert "cooldown: the learning rate falls from here on, after 1 evaluations without a new best" in view.text()
+
+
+def test_patience_can_be_lost_in_the_cooldown_too(small_config, view, folder, monkeypatch):
+    worse_in_between(monkeypatch)
+    config = with_settings(small_config, "patience=1", "cooldown=0.8", "warmup=0.2")
+    run = loop.train(config, view, folder / "run")
+    assert [event["step"] for event in events(run, "stopped early")] == [20]
+    assert not events(run, "cooldown")
+
+
+@pytest.mark.parametrize("stop_at", [15, 20, 21, 29])
+def test_a_cooldown_brought_forward_stays_so_through_an_interruption(stop_at, small_config, view, folder, monkeypatch):
+    worse_in_between(monkeypatch)
+    config = with_settings(small_config, "patience=1")
+    whole = loop.train(config, view, folder / "whole")
+    interrupt_at(monkeypatch, stop_at)
+    with pytest.raises(Interrupted):
+        loop.train(config, view, folder / "parts")
+    assert_same_run(whole, loop.resume(view, folder / "parts", [], None))
+
+
+def test_a_larger_budget_after_it_is_a_whole_one_again(small_config, view, folder, monkeypatch):
+    worse_in_between(monkeypatch)
+    run = loop.train(with_settings(small_config, "patience=1"), view, folder / "run")
+    assert steps_of(loop.resume(view, run.folder, [], "50 steps"))[-1] == 50
+
+
 # ---- on the disk
 
 
@@ -529,7 +585,7 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_with_nothing_against_it(smal
         loop.train(small_config, view, folder / "run")
     run = Run(folder / "run")
     stored = checkpoint.load(run.last, with_training=True)
-    for key in ("since_best", "good_step", "rollbacks", "watch"):
+    for key in ("since_best", "end", "good_step", "rollbacks", "watch"):
         del stored.progress[key]
     checkpoint.save(run.last, stored)
     run.good.unlink()

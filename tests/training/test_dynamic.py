@@ -36,7 +36,7 @@ def network(**options: object) -> CharRNN:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_with_rate_0_it_is_the_static_figure(options, monkeypatch):
-    monkeypatch.setattr(evaluation, "_WINDOW", 13)  # sums over the same pieces are rounded alike
+    monkeypatch.setattr(evaluation, "_STEPS", 13)  # sums over the same pieces are rounded alike
     made = network(**options)
     found = evaluate_dynamically(made, TRAINING_IDS, IDS, Adaptation(13, 0, 0.5))
     assert found.nats == pytest.approx(evaluate(made, VOCABULARY, IDS).nats, rel=1e-7)

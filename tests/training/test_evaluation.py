@@ -38,7 +38,7 @@ def test_nats_are_summed_over_every_character_but_the_first_with_state_carried(c
 
 def test_the_window_in_which_the_stream_is_read_changes_nothing(monkeypatch):
     whole = evaluate(network(), VOCABULARY, IDS).nats
-    monkeypatch.setattr(evaluation, "_WINDOW", 17)
+    monkeypatch.setattr(evaluation, "_STEPS", 17)
     assert evaluate(network(), VOCABULARY, IDS).nats == pytest.approx(whole, rel=1e-6)
 
 
