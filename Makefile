@@ -31,7 +31,7 @@ clean: ## remove the virtual environment and caches; runs/ and data/ stay
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "charrnn needs Python 3.10 or newer; this is $$($(PYTHON) --version). make PYTHON=python3.12 ... names another"; exit 1; }
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) --editable .

@@ -217,8 +217,6 @@ def train(
     base = _base_of(init_from) if init_from else None
     flags = {"corpus.source": texts or None, "training.budget": budget}
     resolved = load_config(config, settings or (), flags, base)
-    if base is not None and resolved.model != base.model:
-        raise ConfigError(f"the model section cannot differ from that of {init_from}, whose weights it starts from")
     from charrnn.training import loop, planning
     from charrnn.training.reporting import make_view
 
@@ -226,6 +224,8 @@ def train(
     if not dry_run:
         _print(loop.train(resolved, view, run, init_from).folder)
         return
+    if run is not None:
+        raise ConfigError("--dry-run writes nothing, so it goes without --run")
     for label, text in planning.dry_run(loop.prepare(resolved, init_from)):
         view.say(label, text)
 
@@ -286,7 +286,7 @@ def sample(
             for number, text in enumerate(
                 trained.samples_bytes(samples, beginning, length, how, seed, on_unknown.value)
             ):
-                write((separator.encode() if number else b"") + text)
+                write((utf8_of(separator, "separator") if number else b"") + text)
         else:
             drawn = trained.stream_bytes(beginning, length, how, seed, on_unknown=on_unknown.value)
             write(utf8_of(beginning, "prefix"))
@@ -520,7 +520,7 @@ def grid(
         flags = {"corpus.source": texts or None, "training.budget": budget}
         keys, combined = combinations.combine(vary or combinations.DEFAULT, config, settings or (), flags)
         width = running.Width.of([one.config for one in combined], jobs)
-        found = folder.Grid.create(output, keys, combined, jobs)
+        found = folder.Grid.create(output, keys, combined, jobs, width.threads)
     say = make_view().say
     running.train_all(found, width, say)
     say("picture", picture.draw(found))

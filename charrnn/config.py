@@ -560,6 +560,10 @@ def _parse_value(text: str) -> object:
 # ---- from settings to a Config, or to one error that names every problem
 
 
+_FLAGS = {"corpus.source": "TEXT"}
+"""Arguments of the command line that are called otherwise than the keys they set."""
+
+
 def load_config(
     path: str | Path | None = None,
     settings: Iterable[str] = (),
@@ -582,11 +586,14 @@ def load_config(
     for name, value in (flags or {}).items():
         if value is not None:
             key = tuple(name.split("."))
-            merged = merged.merged(_Settings(_nested(key, value), {key: f"--{key[-1].replace('_', '-')}"}))
+            merged = merged.merged(
+                _Settings(_nested(key, value), {key: _FLAGS.get(name, f"--{key[-1].replace('_', '-')}")})
+            )
     for name, value in (varied or {}).items():
         key = tuple(name.split("."))
-        if merged.places.get(key, "").startswith("--"):
-            raise ConfigError(f"{name}: given by {merged.places[key]} and varied by --vary; only one of them")
+        place = merged.places.get(key, "")
+        if place.startswith("--") or place in _FLAGS.values():
+            raise ConfigError(f"{name}: given by {place} and varied by --vary; only one of them")
         merged = merged.merged(_Settings(_nested(key, value), {key: f"--vary {name}"}))
     return _validated(merged)
 

@@ -18,5 +18,8 @@ def machine_memory() -> int:
 
 
 def longest_text() -> int:
-    """Bytes of a text above which it is not read: half of the memory, since its decoded form and its ids need room."""
-    return machine_memory() // 2
+    """Bytes of a text above which it is not read: a sixth of the memory.
+
+    At their most some five bytes of each are held: the text, its ids, its bytes and those of a part of it.
+    """
+    return machine_memory() // 6

@@ -19,7 +19,7 @@ from charrnn.text.vocabulary import Ids, OnUnknown, Vocabulary, utf8_of
 from charrnn.training import checkpoint
 from charrnn.training.dynamic import Adaptation
 from charrnn.training.evaluation import Evaluation, evaluate, quick_lanes
-from charrnn.training.placement import choose_device
+from charrnn.training.placement import choose_device, refuse_float64
 from charrnn.training.protocols import Protocols
 from charrnn.training.runs import find_checkpoint
 
@@ -73,6 +73,7 @@ class TrainedModel:
         place = choose_device(device)
         found = find_checkpoint(path)
         stored = checkpoint.load(found)
+        refuse_float64(place, stored.config.training.precision == "float64")
         network = stored.network(place).eval().requires_grad_(False)
         model = cls(found, network, stored.vocabulary, stored.config, stored.metrics, stored.corpus)
         if quantize == "int8":

@@ -1,6 +1,6 @@
 """Measures what a budget buys, and draws the README's tables from what was measured.
 
-python results/measure.py TEXT BUDGET [--seeds 0,1,2] [--set key=value]...   trains, evaluates, adds to runs.jsonl
+python results/measure.py TEXT BUDGET [--seeds 0,1,2] [--set key=value]...   trains, evaluates, writes into runs.jsonl
 python results/measure.py --tables                                           prints the tables
 
 A line holds the command, the seeds and for each the validation figures, the machine and the commit. Nothing else should
@@ -53,7 +53,6 @@ def measure(text: str, budget: str, settings: list[str], seeds: list[int]) -> di
 
     from charrnn.bench import machine
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, cwd=HERE, encoding="utf-8")
     name = Path(text).stem
     folder = Path(tempfile.mkdtemp())
     try:
@@ -67,8 +66,26 @@ def measure(text: str, budget: str, settings: list[str], seeds: list[int]) -> di
         "command": f"charrnn train {name} --budget {budget}{said}",
         "runs": runs,
         "machine": machine.description(torch.device("cpu")),
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
     }
+
+
+def commit() -> str:
+    """Of the code that was measured, which has to be in one."""
+    code = HERE.parent / "charrnn"
+    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", str(code)], cwd=HERE).returncode
+    if changed:
+        raise SystemExit(f"{code} differs from its commit, so nobody could measure this again: commit it first")
+    said = subprocess.run(["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, cwd=HERE, encoding="utf-8")
+    return said.stdout.strip()
+
+
+def add(line: dict[str, Any]) -> None:
+    """Put a line in place of an earlier one of its command, or at the end."""
+    others = [one for one in lines() if one["command"] != line["command"]]
+    before = [one["command"] for one in lines()]
+    at = before.index(line["command"]) if line["command"] in before else len(before)
+    RUNS.write_text("".join(json.dumps(one) + "\n" for one in [*others[:at], line, *others[at:]]), encoding="utf-8")
 
 
 def lines() -> list[dict[str, Any]]:
@@ -89,6 +106,8 @@ def tables() -> str:
 def row(line: dict[str, Any]) -> list[str]:
     """The medians over the seeds of one line, and the range of the losses."""
     runs, model = line["runs"], line["runs"][0]["model"]
+    sizes = sorted({run["model"]["hidden_size"] for run in runs})
+    size = " to ".join(str(one) for one in dict.fromkeys([sizes[0], sizes[-1]]))
     losses = [run["nats_per_char"] for run in runs]
     spread = f" ({min(losses):.3f} to {max(losses):.3f})" if len(runs) > 1 else ""
     windows = statistics.median(run["nats_per_char_in_windows_of_256"] for run in runs)
@@ -96,7 +115,7 @@ def row(line: dict[str, Any]) -> list[str]:
     return [
         line["text"],
         line["budget"],
-        f"{model['cell'].upper()} {model['num_layers']} x {model['hidden_size']}{dropout}",
+        f"{model['cell'].upper()} {model['num_layers']} x {size}{dropout}",
         f"{statistics.median(run['epoch'] for run in runs):.1f}",
         f"**{statistics.median(losses):.3f}**{spread}",
         f"{windows:.3f}",
@@ -117,9 +136,9 @@ def main() -> None:
         print(tables())
     elif given.text and given.budget:
         seeds = [int(seed) for seed in given.seeds.split(",")]
+        commit()  # before hours are spent
         line = measure(given.text, given.budget, given.settings, seeds)
-        with RUNS.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        add(line)
         print(*row(line), sep=" | ")
     else:
         parser.error("TEXT and BUDGET, or --tables")

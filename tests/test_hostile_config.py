@@ -84,12 +84,12 @@ set_texts = st.lists(st.tuples(known, scalars).map("=".join), min_size=1, max_si
 
 def outcome(read: Callable[[], Config]) -> Config | str:
     """The Config, or what the ConfigError says, soon."""
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         result: Config | str = read()
     except ConfigError as error:
         result = str(error)
-    assert time.perf_counter() - started < SECONDS
+    assert time.process_time() - started < SECONDS
     return result
 
 

@@ -192,9 +192,9 @@ def test_a_file_that_claims_more_than_the_memory_is_refused_at_once(arguments, c
         os.truncate("huge", max(longest_text() + 1, 5 << 30))
     except OSError:
         pytest.skip("the file system has no such files")
-    started = time.perf_counter()
+    started = time.process_time()
     refused(*arguments, message=message, code=code)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 # ---- no files at all

@@ -42,7 +42,7 @@ def numeric_options(app: typer.Typer = cli.app, above: tuple[str, ...] = ()) -> 
 
 NEEDED: dict[tuple[str, ...], list[str]] = {
     ("sample",): ["run"],
-    ("evaluate",): ["run"],
+    ("evaluate",): ["run", "--dynamic"],
     ("bench",): ["--set", "hidden_size=3"],
     ("grid",): ["text.txt", "--vary", "seed=0,1", "--set", "hidden_size=3"],
 }

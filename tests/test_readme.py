@@ -52,7 +52,8 @@ def quickened(command: list[str]) -> list[str]:
     return command if "--resume" in command else command + QUICK
 
 
-def test_every_command_of_the_readme_runs_in_the_order_in_which_it_stands(folder):
+def test_every_command_of_the_readme_runs_in_the_order_in_which_it_stands(folder, monkeypatch):
+    monkeypatch.setattr("charrnn.training.recipe._measured_speed", lambda *arguments: 1e9)
     shutil.copytree(ROOT / "configs", "configs")
     Path("my.txt").write_text(TEXT, encoding="utf-8")
     assert len(commands()) > 15
@@ -69,6 +70,14 @@ def test_the_readmes_python_runs(folder, capsys):
     for block in blocks("python"):
         exec(compile(block, str(README), "exec"), {})
     assert capsys.readouterr().out.startswith("Once")
+
+
+def test_every_setting_that_the_readme_names_can_be_made():
+    text = README.read_text(encoding="utf-8")
+    found = [code for code in re.findall(r"`(--set [^`]+)`", text) if not re.search(r"=(N|FILE)\b|KEY|key=value", code)]
+    assert len(found) > 8
+    for code in found:
+        load_config(settings=[part for part in shlex.split(code) if part != "--set"])
 
 
 def test_the_readmes_configuration_loads(folder):

@@ -9,6 +9,7 @@ import torch
 from charrnn.bench import machine, sampling, training
 from charrnn.bench.cases import Case
 from charrnn.bench.timing import Clock, Contender, Stopwatch, Timing, take_turns
+from charrnn.training.threads import limit_threads, restored_threads
 
 _SAMPLING_SHARE = 0.25
 """Of the seconds given to training, what sampling gets on top: it has few contenders, with short steps."""
@@ -21,7 +22,8 @@ def measure(case: Case, device: torch.device, seconds: float, clock: Clock = tim
     """Train for about `seconds`, sample for a quarter of that, and report; no random state is changed by it."""
     model, settings = case.config.model, case.config.training
     stopwatch = Stopwatch(machine.synchroniser(device), clock)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with restored_threads(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        limit_threads(settings.threads)
         torch.manual_seed(settings.seed)
         trained = measure_training(case, device, seconds, stopwatch)
         sampled = measure_sampling(case, device, seconds * _SAMPLING_SHARE, stopwatch)

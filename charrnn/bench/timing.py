@@ -109,8 +109,7 @@ def take_turns(contenders: Sequence[Contender], seconds: float, stopwatch: Stopw
             timings[contender.name] = found
         else:
             runners.append(found)
-    _race(runners, started + seconds, stopwatch)
-    timings |= {runner.contender.name: runner.timing() for runner in runners}
+    timings |= _race(runners, started + seconds, stopwatch)
     return {contender.name: timings[contender.name] for contender in contenders}
 
 
@@ -119,15 +118,25 @@ def _first_step(contender: Contender, seconds: float, stopwatch: Stopwatch) -> T
     try:
         first = stopwatch.seconds_per_step(contender.step, 1)
     except RuntimeError as error:  # such as a precision that the device lacks, or memory; the others can go on
-        return Timing(None, 0, f"failed: {str(error).splitlines()[0]}")
+        return _failed(error)
     if first > _SLOW_SHARE * seconds:
         return Timing(first, 1, TOO_SLOW)
     return _Runner(contender, first)
 
 
-def _race(runners: Sequence[_Runner], deadline: float, stopwatch: Stopwatch) -> None:
-    """Turns until the deadline."""
+def _failed(error: RuntimeError) -> Timing:
+    return Timing(None, 0, f"failed: {str(error).partition(chr(10))[0]}")
+
+
+def _race(runners: Sequence[_Runner], deadline: float, stopwatch: Stopwatch) -> dict[str, Timing]:
+    """Turns until the deadline; the timings by name."""
     slice_seconds = max(deadline - stopwatch.clock(), 0.0) / (_SLICES * max(len(runners), 1))
-    while runners and stopwatch.clock() < deadline:
-        runner = min(runners, key=lambda runner: (min(len(runner.seconds), _FAIR_REPEATS), runner.spent))
-        runner.turn(stopwatch, slice_seconds)
+    running, failed = list(runners), {}
+    while running and stopwatch.clock() < deadline:
+        runner = min(running, key=lambda runner: (min(len(runner.seconds), _FAIR_REPEATS), runner.spent))
+        try:
+            runner.turn(stopwatch, slice_seconds)
+        except RuntimeError as error:  # such as the end of another process, for want of memory
+            running.remove(runner)
+            failed[runner.contender.name] = _failed(error)
+    return {runner.contender.name: runner.timing() for runner in runners} | failed

@@ -1,6 +1,6 @@
 """A grid on disk: a folder with one of a run for each combination, and grid.json, which says what came of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,8 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from charrnn.config import Config, load_config
 from charrnn.errors import CheckpointError, ConfigError
 from charrnn.grid.combinations import Combination
-from charrnn.text.dataset import load_dataset
+from charrnn.text.dataset import Dataset, load_dataset
+from charrnn.training import recipe
+from charrnn.training.placement import choose_device
 from charrnn.training.runs import RUNS, Run, write_whole
+from charrnn.training.threads import limit_threads, restored_threads
 
 _FILE = "grid.json"
 
@@ -56,16 +59,21 @@ class Record(_Strict):
 class Grid:
     """DIR/: grid.json, grid.png, configs/<name>.yaml, and for each combination <name>/, a run with its train.log."""
 
-    def __init__(self, folder: Path, record: Record, configs: dict[str, Config]) -> None:
+    def __init__(self, folder: Path, record: Record, configs: dict[str, Config], notes: Sequence[str] = ()) -> None:
         self.folder = folder
         self.record = record
         self.configs = configs
+        self.notes = notes
+        """What the recipe chose, in words."""
 
     @classmethod
     def create(
-        cls, folder: Path | None, vary: list[str], combinations: Sequence[Combination], jobs: int | None
+        cls, folder: Path | None, vary: list[str], combinations: Sequence[Combination], jobs: int | None, threads: int
     ) -> "Grid":
         """A new grid in the given folder, or in runs/<date>-<time>-grid-<text>, once its texts are seen to be usable.
+
+        threads: that each run will have. What is left to the recipe is chosen here, by one measured speed for each
+        cell, so that runs differ in nothing but what is varied and what follows from it.
 
         Raises ConfigError if the folder holds a grid or a run already, TextError for a text that cannot be read or
         has too little to train or to validate on.
@@ -74,9 +82,9 @@ class Grid:
             raise ConfigError(f"{folder} holds a grid already; --resume goes on with it, --output DIR names another")
         configs = {one.name: one.config for one in combinations}
         outcomes = [Outcome(name=one.name, values=one.values) for one in combinations]
-        texts = _texts(configs.values())
+        texts, notes = _chosen(configs, threads)
         made = Run.new(folder, f"grid-{next(iter(texts.values()))}").folder
-        grid = cls(made, Record(vary=vary, jobs=jobs, texts=list(texts), runs=outcomes), configs)
+        grid = cls(made, Record(vary=vary, jobs=jobs, texts=list(texts), runs=outcomes), configs, notes)
         (made / "configs").mkdir(exist_ok=True)
         for name, config in configs.items():
             write_whole(grid.config(name), config.to_yaml().encode())
@@ -98,7 +106,7 @@ class Grid:
             raise CheckpointError(f"{path}: a damaged grid: {error.errors()[0]['msg']}") from None
         grid = cls(path.parent, record, {})
         grid.configs = {run.name: load_config(grid.config(run.name)) for run in record.runs}
-        if grid.unfinished() and list(_texts(grid.configs.values())) != record.texts:
+        if grid.unfinished() and [dataset.fingerprint for dataset, _ in _datasets(grid.configs)] != record.texts:
             raise CheckpointError(f"{grid.folder}: its text has changed since it began (its SHA-256 differs)")
         return grid
 
@@ -138,17 +146,33 @@ class Grid:
         write_whole(self.folder / _FILE, (self.record.model_dump_json(indent=1) + "\n").encode())
 
 
-def _texts(configs: Iterable[Config]) -> dict[str, str]:
-    """The names of the texts by their SHA-256. Raises ConfigError or TextError for one that no grid can be run on."""
-    names = {}
-    for corpus in {config.corpus.model_dump_json(): config.corpus for config in configs}.values():
+def _chosen(configs: dict[str, Config], threads: int) -> tuple[dict[str, str], list[str]]:
+    """Choose what the configurations leave open. The names of the texts by their SHA-256, and what was chosen."""
+    texts, notes, speeds = {}, dict[str, None](), dict[Hashable, float]()
+    with restored_threads():
+        limit_threads(threads)
+        for dataset, names in _datasets(configs):
+            texts[dataset.fingerprint] = dataset.name
+            for name in names:
+                device = choose_device(configs[name].training.device)
+                configs[name], note = recipe.follow(configs[name], dataset, device, speeds)
+                notes |= {note: None} if note else {}
+    return texts, list(notes)
+
+
+def _datasets(configs: Mapping[str, Config]) -> Iterator[tuple[Dataset, list[str]]]:
+    """Each text once, with the names of its runs. Raises ConfigError or TextError for one no grid can be run on."""
+    sharing: dict[str, list[str]] = {}
+    for name, config in configs.items():
+        sharing.setdefault(config.corpus.model_dump_json(), []).append(name)
+    for names in sharing.values():
+        corpus = configs[names[0]].corpus
         if "-" in corpus.sources:
             raise ConfigError("corpus.source -: a grid reads its text once for each run; put it into a file, name that")
         dataset = load_dataset(corpus)
         for split in ("training", "validation"):
             dataset.split(split)
-        names[dataset.fingerprint] = dataset.name
-    return names
+        yield dataset, names
 
 
 def _newest() -> Path:

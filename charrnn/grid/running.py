@@ -29,6 +29,11 @@ Say = Callable[[str, str], None]
 
 _POLL_SECONDS = 0.1
 
+_SURROUNDINGS = {
+    "TERM": "dumb",  # since FORCE_COLOR would have a log drawn as on a terminal
+    "PYTHONIOENCODING": "utf-8:backslashreplace",  # as the log is read again, where the system has another encoding
+}
+
 _LONGEST_REASON, _SHOWN_REASON = 1000, 200
 """Characters of why a run failed: in grid.json, and in the line that tells of it."""
 
@@ -75,6 +80,8 @@ def train_all(grid: Grid, width: Width, say: Say) -> None:
     with Run(grid.folder).locked() as note:
         if note:
             say("note", note)
+        for text in grid.notes:
+            say("recipe", text)
         say("grid", _plan(grid, width))
         _Trainer(grid, width, say).loop()
 
@@ -141,8 +148,7 @@ class _Trainer:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                # A dumb terminal, since FORCE_COLOR would else have the log drawn as on a real one.
-                env={**os.environ, "OMP_NUM_THREADS": str(self.width.threads), "TERM": "dumb"},
+                env={**os.environ, **_SURROUNDINGS, "OMP_NUM_THREADS": str(self.width.threads)},
                 # Out of reach of a terminal's Ctrl-C, which would come twice: at the second a run leaves unsaved.
                 start_new_session=os.name != "nt",
             )
@@ -200,13 +206,16 @@ def figures(run: Run) -> dict[str, Any]:
     """What a finished run came to, by the names of Outcome's fields. Raises CheckpointError if it cannot be read."""
     stored = checkpoint.load(run.last)
     progress = Progress.read(stored.progress)
-    reports = read_metrics(run).get("training", [])
+    try:
+        speed = statistics.median(one["chars_per_second"] for one in read_metrics(run)["training"])
+    except (KeyError, TypeError, statistics.StatisticsError):
+        raise CheckpointError(f"{run.metrics}: no reports of training in it") from None
     return {
         "nats_per_char": progress.best_nats_per_char,
         "best_step": progress.best_step,
         "steps": progress.step,
         "seconds": round(progress.seconds, 3),
-        "chars_per_second": statistics.median(one["chars_per_second"] for one in reports),
+        "chars_per_second": speed,
         "parameters": sum(tensor.numel() for tensor in stored.weights.values()),
         "engine": progress.placement.engine,
         "precision": progress.placement.dtype,

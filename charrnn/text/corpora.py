@@ -5,6 +5,7 @@ Nothing is downloaded except by `fetch`; `load` reads what is here and says how 
 
 import hashlib
 import os
+import re
 import sys
 import sysconfig
 import tempfile
@@ -42,15 +43,28 @@ class Corpus:
     """Of that file, where it was verified; else its first fetch records it."""
     member: str | None = None
     """The file's name within the zip that lies at `url`, if it is one."""
+    text_of: Callable[[bytes], bytes] | None = None
+    """What is read of that file, if not all."""
+
+
+_ENCLOSED = re.compile(rb"^\*\*\* ?START OF [^\n]*\n(.*?)^\*\*\* ?END OF ", re.MULTILINE | re.DOTALL)
+"""What stands between the lines by which Project Gutenberg marks off its header and its licence."""
+
+
+def _without_licence(raw: bytes) -> bytes:
+    """The book alone: the licence is as long as a tenth of a short one, which would be validated on nothing else."""
+    found = _ENCLOSED.search(raw)
+    return found[1].strip() + b"\n" if found else raw
 
 
 def _gutenberg(name: str, title: str, number: int) -> Corpus:
     return Corpus(
         name=name,
-        description=f"{title}, as it stands at Project Gutenberg (#{number}): with its header and licence",
+        description=f"{title}, from Project Gutenberg (#{number}), read without its header and licence",
         licence="public domain in the USA; the file as a whole under the Project Gutenberg License",
         url=f"https://www.gutenberg.org/files/{number}/{number}-0.txt",
         file=f"{name}.txt",
+        text_of=_without_licence,
     )
 
 
@@ -224,7 +238,7 @@ def _add_known(collector: Collector, corpus: Corpus) -> list[str]:
     if not path.exists():
         raise TextError(_not_here(corpus, path))
     notes.append(_check_sha256(corpus, path))
-    collector.add_files([str(path)], corpus.name, "utf-8")
+    collector.add_files([str(path)], corpus.name, "utf-8", corpus.text_of)
     return notes
 
 

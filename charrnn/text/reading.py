@@ -14,7 +14,7 @@ import re
 import stat
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from encodings.aliases import aliases
 from typing import BinaryIO
@@ -152,8 +152,13 @@ class Collector:
         else:
             self.add_files([path], _base_name(path), encoding)
 
-    def add_files(self, paths: Iterable[str], name: str, encoding: str) -> None:
-        """Add the files at `paths`, which messages call `name` as a whole. Raises as `read_paths` does."""
+    def add_files(
+        self, paths: Iterable[str], name: str, encoding: str, text_of: Callable[[bytes], bytes] | None = None
+    ) -> None:
+        """Add the files at `paths`, which messages call `name` as a whole. Raises as `read_paths` does.
+
+        text_of: what is read of a file's bytes, if not all.
+        """
         self._names.append(name)
         self._check_encoding(encoding)
         for path in paths:
@@ -163,7 +168,8 @@ class Collector:
                 continue
             self._read.add(real)
             self._files.append(shown(path))
-            self._add(self._decoded(_content_of(path), encoding))
+            raw = _content_of(path)
+            self._add(self._decoded(text_of(raw) if text_of else raw, encoding))
 
     def text(self) -> Text:
         """Join what was added. Raises TextError if that is nothing."""

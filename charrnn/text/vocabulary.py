@@ -45,7 +45,8 @@ class Vocabulary:
             return cls("byte")
         counts = np.zeros(0x110000, dtype=np.int64)
         for start in range(0, len(text), _CHUNK):
-            counts += np.bincount(_code_points(text[start : start + _CHUNK]), minlength=0x110000)
+            found = np.bincount(_code_points(text[start : start + _CHUNK]))
+            counts[: len(found)] += found
         return cls("character", "".join(map(chr, np.flatnonzero(counts >= max(min_count, 1)))))
 
     def encode(self, text: str | bytes, on_unknown: OnUnknown = "error", what: str = "text") -> Ids:

@@ -12,7 +12,7 @@ from types import FrameType
 
 import torch
 
-from charrnn.config import RESUMABLE, Budget, Config, changed_keys, load_config
+from charrnn.config import RESUMABLE, Budget, Config, ModelConfig, changed_keys, load_config
 from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError, TrainingError
 from charrnn.model.engines import Execution
 from charrnn.model.network import CharRNN
@@ -23,19 +23,23 @@ from charrnn.training import checkpoint, planning, recipe
 from charrnn.training.checkpoint import Checkpoint
 from charrnn.training.divergence import Diverged
 from charrnn.training.evaluation import Evaluation, evaluate, quick_lanes
-from charrnn.training.memory import keep_freed_memory, refuse_larger_than_memory
-from charrnn.training.placement import Placement, choose_device, place
+from charrnn.training.memory import keep_freed_memory, memory_apart, refuse_larger_than_memory
+from charrnn.training.placement import Placement, choose_device, place, refuse_float64
 from charrnn.training.progress import Placed, Progress
 from charrnn.training.reporting import Reporter, View, require_tensorboard
 from charrnn.training.runs import Run, find_checkpoint, give_second_name, write_whole
 from charrnn.training.session import Session
-from charrnn.training.threads import Threads, restored_threads
+from charrnn.training.threads import Threads, limit_threads, restored_threads
 
 _REPORTS = 500
 """Training reports in metrics.jsonl over a whole budget."""
 
 _SAFE_POINTS = 20
 """States over a whole budget that can be rolled back to, beside those that are evaluated: a twentieth is done again."""
+
+_ALMOST = 1 - 1e-6
+"""Of the budget: where a run stands whose time ran out before its first step, or between two sittings. It takes a step
+and is evaluated, as at every end."""
 
 _EVALUATION_SHARE = 0.05
 """Of a time budget, what evaluations may take before some are skipped."""
@@ -57,8 +61,11 @@ class Training:
 
     def loop(self) -> None:
         """Steps until the budget is spent or patience is; whenever they lead astray, back and on more slowly."""
-        progress = self.session.progress()
-        while progress < 1 and not self.session.out_of_patience():
+        session = self.session
+        progress = 1.0 if session.was_over else min(session.progress(), _ALMOST)
+        if session.out_of_patience() and session.cooldown_is_to_come():  # resumed with less patience than before
+            progress = self._lost_patience(progress)
+        while progress < 1 and not session.out_of_patience():
             progress = self._advanced_or_rolled_back(progress)
 
     def _advanced_or_rolled_back(self, progress: float) -> float:
@@ -82,7 +89,10 @@ class Training:
         evaluating = _passed(before, progress, training.evaluations) and self._worth_evaluating(progress)
         if evaluating:
             self.evaluate(progress)
-            progress = self._lost_patience(progress) if session.out_of_patience() else progress
+        if session.enters_cooldown(before, progress):
+            session.since_best = 0
+        if evaluating and session.out_of_patience():
+            progress = self._lost_patience(progress)
         if _passed(before, progress, training.samples):
             self.reporter.sample(session.step_count, self.sample())
         self._save_if_due(evaluating or _passed(before, progress, _SAFE_POINTS))
@@ -103,6 +113,7 @@ class Training:
         self.reporter.training(progress, {**report, "threads": self.threads.count})
         self.session.judge(report["nats_per_char"], start)
 
+    @memory_apart()
     def evaluate(self, progress: float) -> None:
         """Evaluate on the validation text, and note whether it is the best so far; `save` then keeps it."""
         session, started = self.session, time.perf_counter()
@@ -136,6 +147,7 @@ class Training:
         speed = self.session.latest.get("training", {}).get("chars_per_second", 0)
         return len(self.session.dataset.validation) / (3 * speed) if speed else 0.0
 
+    @memory_apart()
     def sample(self) -> str:
         """What the model writes after the configured prefix, of which it reads the characters that it knows.
 
@@ -147,6 +159,7 @@ class Training:
         drawn = generate(session.model, vocabulary, prefix, training.sample_length, seed=training.seed)
         return training.sample_prefix + vocabulary.decode([int(ids[0]) for ids in drawn])
 
+    @memory_apart()
     def save(self) -> None:
         """Write last.safetensors, and then what it speaks of: good, best, and the models kept of single steps.
 
@@ -260,6 +273,9 @@ def train(config: Config, view: View, folder: Path | None = None, init_from: Pat
     """
     if config.training.tensorboard:
         require_tensorboard()
+    if folder is not None:  # before anything is read and measured; what else speaks against it is said when it is made
+        with contextlib.suppress(OSError):
+            Run(folder).refuse_if_used()
     session = prepare(config, init_from)
     run = Run.new(folder, session.dataset.name)
     with run.locked() as note:
@@ -312,6 +328,7 @@ def _restored(stored: Checkpoint, run: Run, settings: list[str], budget: str | N
     session.restore(stored)
     if _raised(Budget.parse(stored.config.training.budget), session):
         session.since_best, session.end = 0, 1.0  # the learning rate rises again: there is new reason for patience
+    session.was_over = session.progress() >= 1
     return session
 
 
@@ -324,7 +341,9 @@ def _raised(before: Budget, session: Session) -> bool:
 def prepare(config: Config, init_from: Path | None = None) -> Session:
     """A new session with its text read, from fresh weights or another run's or checkpoint's; nothing is written."""
     start = checkpoint.load(find_checkpoint(init_from)) if init_from else None
+    config = _for_weights_of(start.config, config, init_from) if start else config
     dataset = load_dataset(config.corpus, start.vocabulary if start else None)
+    _refuse_without_validation(config, dataset)
     _set_up(config)
     config, note = recipe.follow(config, dataset, choose_device(config.training.device))
     session = begin(config, dataset, start)
@@ -332,11 +351,39 @@ def prepare(config: Config, init_from: Path | None = None) -> Session:
     return session
 
 
+def _for_weights_of(stored: Config, config: Config, where: Path | None) -> Config:
+    """The configuration with what it leaves open of the network as it is stored.
+
+    Raises ConfigError where it says otherwise; dropout may differ, since it is in no weight.
+    """
+    names = {f"model.{name}" for name in ModelConfig.model_fields} - {"model.dropout", "model.weight_dropout"}
+    values = {key: getattr(stored.model, key.partition(".")[2]) for key in names}
+    config = load_config(flags={key: values[key] for key in names & set(config.left_to_recipe())}, base=config)
+    differing = sorted(key for key in changed_keys(stored, config) if key in names)
+    if differing:
+        raise ConfigError(
+            f"{', '.join(differing)}: cannot differ from {where}, whose weights it starts from; of the model section "
+            f"dropout and weight_dropout can"
+        )
+    return config
+
+
+def _refuse_without_validation(config: Config, dataset: Dataset) -> None:
+    """Raise ConfigError for what evaluations decide, if there will be none."""
+    for key, none in (("patience", None), ("keep", 0)):
+        value = getattr(config.training, key)
+        if value != none and len(dataset.validation) < 2:
+            raise ConfigError(
+                f"training.{key} = {value}: expected {'null' if none is None else none}, since it goes by evaluations "
+                f"and corpus.validation = {config.corpus.validation:g} holds nothing out to evaluate on"
+            )
+
+
 def _set_up(config: Config) -> None:
     """What holds for the whole process, and has to before anything is measured."""
     keep_freed_memory()
-    if config.training.threads is not None:
-        torch.set_num_threads(min(config.training.threads, torch.get_num_threads()))
+    limit_threads(config.training.threads)
+    refuse_float64(choose_device(config.training.device), config.training.precision == "float64")
 
 
 def begin(
@@ -352,6 +399,7 @@ def begin(
     device = choose_device(config.training.device)
     if stored:
         network = stored.network()
+        network.config = config.model  # whose dropout may be another
     else:
         refuse_larger_than_memory(config, dataset.vocabulary.size, device)
         network = CharRNN(config.model, dataset.vocabulary.size).initialise(config.training.seed)
@@ -379,7 +427,8 @@ def _differences(before: Placed, now: Placed) -> str:
 
 
 def _resumed(session: Session, stored: Checkpoint, run: Run) -> str:
-    text = f"{run.folder} at step {session.step_count:,}, {session.progress():.0%} of {session.config.training.budget}"
+    spent = session.progress() * session.end
+    text = f"{run.folder} at step {session.step_count:,}, {spent:.0%} of {session.config.training.budget}"
     before = _differences(Progress.read(stored.progress).placement, session.placed())
     if before:
         text += f"; it ran {before} before, so it goes on, but no longer bit for bit as it would have"
@@ -388,7 +437,7 @@ def _resumed(session: Session, stored: Checkpoint, run: Run) -> str:
         text += "; the learning rate now follows the new budget" if session.progress() < 1 else ""
     if session.progress() >= 1:
         text += "; it is finished, and --budget with a larger one extends it"
-    elif session.out_of_patience():
+    elif session.out_of_patience() and not session.cooldown_is_to_come():
         text += (
             f"; it stopped early after {session.since_best} evaluations without a new best, and a larger --budget or "
             f"--set patience={2 * session.since_best} extends it"
@@ -468,7 +517,10 @@ def caught_signals() -> Iterator[Signals]:
     """SIGINT, SIGTERM and a terminal's SIGHUP set a flag in place of stopping the process in the middle of a step."""
     signals = Signals()
     try:
-        numbers = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        hung_up = getattr(signal, "SIGHUP", None)
+        if hung_up is not None and signal.getsignal(hung_up) != signal.SIG_IGN:  # which is what nohup is for
+            numbers.append(hung_up)
         before = {number: signal.signal(number, signals) for number in numbers}
     except ValueError:  # not the main thread: signals are its business
         before = {}

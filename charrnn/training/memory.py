@@ -1,8 +1,10 @@
-"""What cannot fit is refused; what a training step frees is kept for the next one and not given back to the system."""
+"""What cannot fit is refused; what a training step frees is kept for the next one, and all else goes back at once."""
 
 import contextlib
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -16,6 +18,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 _AS_LARGE_AS_CAN_BE = 2**31 - 1
 
+_APART = 2**20
+"""Bytes from which on a block is worth pages of its own."""
+
 
 def keep_freed_memory() -> None:
     """Tell glibc's allocator not to return large blocks to the system.
@@ -25,12 +30,30 @@ def keep_freed_memory() -> None:
     64 lanes x 64 steps, bfloat16, forward and backward: 183 ms a step without this, 131 with it (2 Zen 5 cores). It
     lasts as long as the process and does nothing elsewhere than on Linux with glibc.
     """
+    _tell_allocator(_M_MMAP_THRESHOLD, _AS_LARGE_AS_CAN_BE)
+    _tell_allocator(_M_TRIM_THRESHOLD, _AS_LARGE_AS_CAN_BE)
+
+
+@contextmanager
+def memory_apart() -> Iterator[None]:
+    """Between steps: what is made meanwhile has pages of its own, and gives them back.
+
+    Among what steps use again and again it would leave holes of other sizes, and the heap would grow: with an LSTM of
+    1 x 512, in 24 rounds of steps, evaluation, sample and checkpoint, by 3 and 0 % with this, and by 24 and 24 %
+    without it and with the carried state (session.py) where each step made it.
+    """
+    _tell_allocator(_M_MMAP_THRESHOLD, _APART)
+    try:
+        yield
+    finally:
+        _tell_allocator(_M_MMAP_THRESHOLD, _AS_LARGE_AS_CAN_BE)
+
+
+def _tell_allocator(parameter: int, value: int) -> None:
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, _AS_LARGE_AS_CAN_BE)
-        mallopt(_M_TRIM_THRESHOLD, _AS_LARGE_AS_CAN_BE)
+        ctypes.CDLL(None).mallopt(parameter, value)
 
 
 def refuse_larger_than_memory(config: Config, vocabulary_size: int, device: torch.device) -> None:

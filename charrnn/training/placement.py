@@ -51,6 +51,12 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
+def refuse_float64(device: torch.device, wanted: bool) -> None:
+    """Raise ConfigError for float64 where the device has none."""
+    if wanted and device.type == "mps":
+        raise ConfigError("device mps has no float64; expected cpu or cuda, or another precision")
+
+
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the host's on the device; to a GPU from page-locked memory, so that nothing waits for the copy."""
     if device.type == "cuda":

@@ -113,6 +113,7 @@ def _measured_speed(session: Session) -> float:
     started = time.perf_counter()
     while session.tally.steps < _MEASURED_STEPS and time.perf_counter() - started < _MEASURED_SECONDS:
         session.step(0.0)
+    session.settle()
     return session.tally.characters / session.tally.seconds
 
 

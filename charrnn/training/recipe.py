@@ -6,7 +6,7 @@ fitted by hand to the runs in results/recipe.jsonl.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,17 +53,25 @@ class Grounds:
     vocabulary_size: int
 
 
-def follow(config: Config, dataset: Dataset, device: torch.device) -> tuple[Config, str]:
+def follow(
+    config: Config, dataset: Dataset, device: torch.device, speeds: dict[Hashable, float] | None = None
+) -> tuple[Config, str]:
     """The configuration with nothing left open, and in words what was chosen on which grounds; "" if nothing was.
 
-    Raises TextError for a text with nothing to train on.
+    speeds: those that were measured before, to which this one is added if it was not among them: two measurements
+    differ, and might choose two networks where only a seed was to differ. Raises TextError for a text with nothing to
+    train on.
     """
     left = config.left_to_recipe()
     if not left:
         return config, ""
     characters, vocabulary_size = len(dataset.split("training")), dataset.vocabulary.size
     budget = Budget.parse(config.training.budget)
-    speed = _measured_speed(config, vocabulary_size, device)
+    decisive = (config.model.cell, config.training.engine, config.training.precision, str(device), vocabulary_size)
+    speeds = {} if speeds is None else speeds
+    if decisive not in speeds:
+        speeds[decisive] = _measured_speed(config, vocabulary_size, device)
+    speed = speeds[decisive]
     grounds = Grounds(budget, speed * (budget.seconds or _ASSUMED_SECONDS), characters, vocabulary_size)
     chosen = choose(config, grounds)
     return load_config(flags=chosen, base=config), _in_words(chosen, grounds, speed)

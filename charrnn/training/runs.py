@@ -54,7 +54,7 @@ class Run:
 
     def refuse_if_used(self) -> None:
         """Raise ConfigError if there is a run in the folder."""
-        for file in (self.last, self.best, self.metrics, self.config, self.samples):
+        for file in (self.last, self.best, self.good, self.metrics, self.config, self.samples, *self.steps().values()):
             if file.exists():
                 raise ConfigError(
                     f"{self.folder} holds a run already ({file.name}); --resume goes on with it, --run DIR names "
@@ -71,7 +71,7 @@ class Run:
         CheckpointError that names the holder if there is one.
         """
         path = self.folder / ".lock"
-        lock = FileLock(path, timeout=0)
+        lock = _lock(path)
         note = _acquire(lock, self.folder, path)
         try:
             if not note:
@@ -164,6 +164,17 @@ def _make_unused(folder: Path) -> Path:
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
 """What file systems without locks, of a network as a rule, answer."""
+
+
+def _lock(path: Path) -> FileLock:
+    """filelock's, but not the lock that newer versions take in place of a file system's own.
+
+    To that one a file that lies about is held, also by a process that was killed.
+    """
+    try:
+        return FileLock(path, timeout=0, preserve_lock_file=True)
+    except TypeError:  # of before there was such a thing
+        return FileLock(path, timeout=0)
 
 
 def _acquire(lock: FileLock, folder: Path, path: Path) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 from charrnn.config import Budget, Config, Unit
 from charrnn.errors import CheckpointError
 from charrnn.model.cells import State
-from charrnn.model.network import CharRNN, detached
+from charrnn.model.network import CharRNN
 from charrnn.text.dataset import Dataset
 from charrnn.text.minibatches import Minibatches, Position, Shape, Window
 from charrnn.training.capture import LossOfTensors, captured
@@ -66,6 +66,8 @@ class Session:
     """Evaluations since the best one."""
     end: float = 1.0
     """Share of the budget at which training ends: less than all once the cooldown was brought forward."""
+    was_over: bool = False
+    """Whether nothing was left to be spent when the run was resumed."""
     kept: list[Evaluated] = field(default_factory=list)
     """The models that `training.keep` keeps."""
     good_step: int | None = None
@@ -126,17 +128,27 @@ class Session:
         patience = self.config.training.patience
         return patience is not None and self.since_best >= patience
 
-    def bring_cooldown_forward(self) -> bool:
-        """Let the learning rate of schedule wsd fall from here on, if it has not begun to; whether it does now.
+    def enters_cooldown(self, before: float, after: float) -> bool:
+        """Whether the learning rate of schedule wsd begins to fall between two shares of what is to be spent.
 
-        A share of 1 - cooldown is then spent of what is to be, which is less than the budget. There is new reason for
-        patience, since it is in the cooldown that the loss falls most.
+        There is new reason for patience then, since it is in the cooldown that the loss falls most.
         """
         training = self.config.training
-        up = 1 - training.cooldown
-        if training.schedule != "wsd" or self.progress() >= up:
+        return training.schedule == "wsd" and before < 1 - training.cooldown <= after
+
+    def cooldown_is_to_come(self) -> bool:
+        """Whether it has not begun to fall."""
+        return self.enters_cooldown(self.progress(), 1.0)
+
+    def bring_cooldown_forward(self) -> bool:
+        """Let it fall from here on, if it is still to; whether it is.
+
+        A share of 1 - cooldown is then spent of what is to be, which is less than the budget.
+        """
+        progress, up = self.progress(), 1 - self.config.training.cooldown
+        if not self.enters_cooldown(progress, 1.0):
             return False
-        self.end *= self.progress() / up
+        self.end *= progress / up
         self.since_best = 0
         return True
 
@@ -155,17 +167,17 @@ class Session:
         started = time.perf_counter()
         window = self.minibatches.window(self.position)
         nats, state = self._forward(window)
-        self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(nats / window.num_targets)
         norm = clip_gradient(self.network.parameters(), self.config.training.clip_norm)
         self._unread.append(torch.stack([nats.detach(), norm.to(nats.dtype)]))
         if self.waits or len(self._unread) >= _UNREAD:
-            self.settle()
+            self._read()
         if not self.waits:
             skip_unless_finite(self.optimizer, nats, norm)
         set_learning_rate(self.optimizer, self.rate_factor * learning_rate_at(progress, self.config.training))
         self.optimizer.step()
-        self.state = detached(state)
+        self._free_gradients()
+        self._keep(state)
         self.position = self.minibatches.after(self.position)
         self.step_count += 1
         if self.model is not self.network:
@@ -188,11 +200,33 @@ class Session:
         nats, *state = self._captured(inputs_TB, targets_TB, *before)
         return nats, tuple(state)
 
+    def _free_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _keep(self, state: State) -> None:
+        """Copy the state to where the last one was.
+
+        What lasts from step to step would else lie elsewhere after each, amid what the step frees, see memory_apart.
+        """
+        if self.state is None or self.state[0].shape != state[0].shape:
+            self.state = tuple(tensor.detach().clone() for tensor in state)
+        else:
+            for kept, tensor in zip(self.state, state, strict=True):
+                kept.copy_(tensor.detach())
+
     def settle(self) -> None:
         """Fetch the losses and norms of the steps since the last time from the device, and count them.
 
-        Raises Diverged for one that is not finite.
+        What the device still computes meanwhile is a part of those steps' time. Raises Diverged for one that is not
+        finite.
         """
+        started = time.perf_counter()
+        try:
+            self._read()
+        finally:
+            self.tally.seconds += time.perf_counter() - started
+
+    def _read(self) -> None:
         if not self._unread:
             return
         figures = torch.stack(self._unread).tolist()
@@ -318,6 +352,8 @@ class Session:
         tensors = {"random/cpu": torch.get_rng_state()}
         if self.network.device.type == "cuda":
             tensors["random/cuda"] = torch.cuda.get_rng_state(self.network.device)
+        if self.network.device.type == "mps":
+            tensors["random/mps"] = torch.mps.get_rng_state()
         for index, tensor in enumerate(self.state or ()):
             tensors[f"state/{index}"] = tensor
         moments = self.optimizer.state_dict()["state"]
@@ -349,15 +385,18 @@ class Session:
 
         Otherwise a run with a budget of time could go back for ever. Raises CheckpointError as `restore` does.
         """
-        seconds = self.seconds
+        seconds, end, since_best = self.seconds, self.end, self.since_best
         self.restore(stored)
         self._seconds_before, self._started = seconds, time.perf_counter()
+        if stored.config.training.budget != self.config.training.budget:  # which began these two anew
+            self.end, self.since_best = end, since_best
         self.good_step = self.step_count
         if trouble.jumped_at is not None:
             self.watch.jumped_at = trouble.jumped_at
 
     def _restore(self, progress: Progress, stored: Checkpoint) -> None:
         tensors, device = stored.training, self.network.device
+        self._free_gradients()  # of a step that came to no end
         self.model.load_state_dict(stored.weights)
         if self.model is not self.network:
             shapes = {name: parameter.shape for name, parameter in self.network.named_parameters()}
@@ -382,6 +421,8 @@ class Session:
         torch.set_rng_state(_taken(tensors, "random/cpu"))
         if device.type == "cuda" and "random/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random/cuda"], device)
+        if device.type == "mps" and "random/mps" in tensors:
+            torch.mps.set_rng_state(tensors["random/mps"])
 
     def _stored_state(self, tensors: Mapping[str, Tensor]) -> State:
         """The carried state. Of shuffled windows the last ones of an epoch are fewer, and nobody reads their state."""

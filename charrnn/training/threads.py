@@ -107,6 +107,12 @@ def _use(count: int) -> None:
         torch.set_num_threads(count)
 
 
+def limit_threads(most: int | None) -> None:
+    """Let PyTorch use no more than so many; None changes nothing."""
+    if most is not None:
+        _use(min(most, torch.get_num_threads()))
+
+
 @contextmanager
 def restored_threads() -> Iterator[None]:
     """Leave PyTorch's number of threads afterwards as it was before."""

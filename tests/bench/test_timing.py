@@ -34,6 +34,20 @@ def test_every_contender_is_timed_and_the_time_is_kept():
     assert world.now == pytest.approx(20, abs=3)
 
 
+def test_a_contender_that_fails_later_is_left_out_and_the_others_go_on():
+    world, left = World(), [None] * 5
+
+    def step() -> None:
+        world.now += 0.1
+        if not left:
+            raise RuntimeError("the process has ended\nfor want of memory")
+        left.pop()
+
+    timings = take_turns([Contender("a", step), world.contender("b", 0.1)], 20, world.stopwatch())
+    assert (timings["a"].seconds, timings["a"].note) == (None, "failed: the process has ended")
+    assert timings["b"].seconds == pytest.approx(0.1)
+
+
 def test_turns_are_interleaved():
     world = World()
     take_turns([world.contender("a", 1), world.contender("b", 1)], 12, world.stopwatch())

@@ -19,6 +19,7 @@ from charrnn import cli
 from charrnn.config import Config, load_config
 from charrnn.errors import CheckpointError
 from charrnn.grid import running
+from charrnn.grid.combinations import combine
 from charrnn.grid.folder import Grid
 from charrnn.grid.running import Width
 from charrnn.training import checkpoint, loop
@@ -160,6 +161,22 @@ def test_ctrl_c_saves_every_run_and_a_resume_ends_bit_for_bit_where_they_would_h
         alone = loop.train(load_config(one.config), view, Path("alone") / one.folder.name)
         assert_same_tensors(alone.last, one.last)
         assert without_time(alone) == without_time(one)
+
+
+def test_what_the_recipe_chooses_is_chosen_once_for_all_runs(text, monkeypatch):
+    """A speed measured anew for every run would give runs that only a seed should tell apart different networks."""
+    speeds = iter([1e8, 1e9, 1e10, 1e11])
+    monkeypatch.setattr("charrnn.training.recipe._measured_speed", lambda *arguments: next(speeds))
+    keys, combined = combine(["seed=0,1,2", "cell=gru,lstm"], None, ["corpus.source=table.txt", "budget=10s"])
+    made = Grid.create(Path("here"), keys, combined, jobs=1, threads=1)
+    assert not any(config.left_to_recipe() for config in made.configs.values())
+    models = {config.model.cell: set() for config in made.configs.values()}
+    for name, config in made.configs.items():
+        models[config.model.cell].add(config.model.model_dump_json())
+        assert load_config(made.config(name)) == config
+    assert [len(found) for found in models.values()] == [1, 1]
+    assert next(speeds) == 1e10
+    assert len(made.notes) == 2
 
 
 # ---- with processes that only seem to train

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from charrnn.errors import CheckpointError, ConfigError
-from charrnn.insight.plotting import curve, plot_curves, read_metrics
+from charrnn.insight.plotting import curve, plain_label, plot_curves, read_metrics
 from charrnn.training import loop
 from charrnn.training.runs import Run
 
@@ -80,3 +80,4 @@ def test_a_runs_name_is_no_formula(run, folder):
         renamed = run.folder.rename(folder / name)
         plot_curves([Run(renamed)], folder / "a.svg")
         renamed.rename(run.folder)
+    assert [plain_label(name) for name in ("$x^$", "_hidden")] == [r"\$x^\$", "hidden"]

@@ -130,6 +130,31 @@ def test_corpora_lie_in_data_where_there_is_such_a_folder_else_in_the_cache(
     assert folder() == Path("cache") / "charrnn"
 
 
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+def test_of_a_book_of_gutenbergs_the_book_is_read(here: Path, newline: bytes) -> None:
+    lines = [
+        b"The Project Gutenberg eBook of The Time Machine",
+        b"*** START OF THE PROJECT GUTENBERG EBOOK THE TIME MACHINE ***",
+        b"",
+        *BOOK.splitlines(),
+        b"***",
+        b"The End",
+        b"",
+        b"*** END OF THE PROJECT GUTENBERG EBOOK THE TIME MACHINE ***",
+        b"THE FULL PROJECT GUTENBERG LICENSE",
+    ]
+    (here / "timemachine.txt").write_bytes(b"\xef\xbb\xbf" + newline.join(lines))
+    book = f"{BOOK.decode()}***\nThe End\n"
+    assert load(["timemachine"]).content == book
+    assert load(["timemachine"], level="byte").content == book.encode().replace(b"\n", newline)[: -len(newline)] + b"\n"
+    assert "THE FULL" in str(load(["data/timemachine.txt"]).content)
+
+
+def test_a_book_without_its_marks_is_read_whole(here: Path) -> None:
+    (here / "mobydick.txt").write_bytes(b"Call me Ishmael.\n*** START OF THE STORY\n")
+    assert load(["mobydick"]).content == "Call me Ishmael.\n*** START OF THE STORY\n"
+
+
 # Fetching
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from charrnn.config import Config
-from charrnn.errors import Interrupted, TrainingError
+from charrnn.errors import ConfigError, Interrupted, TrainingError
 from charrnn.training import checkpoint, loop, session
 from charrnn.training.divergence import Diverged, Watch
 from charrnn.training.optimization import learning_rate_at
@@ -521,13 +521,13 @@ def test_patience_is_counted_through_an_interruption(stop_at, small_config, view
     assert events(whole, "stopped early") == events(parts, "stopped early")
 
 
-def worse_in_between(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the validation loss rise after step 10, and fall again after step 20, whatever the model says."""
+def worse_in_between(monkeypatch: pytest.MonkeyPatch, until: int = 20) -> None:
+    """Have the validation loss rise after step 10, and fall again after another step, whatever the model says."""
     ordinary = Session.rank
 
     def ranked(self: Session, nats_per_char: float) -> bool:
         step = self.step_count
-        return ordinary(self, 3.0 if step <= 10 else 3.5 if step <= 20 else 2.9 - step / 1000)
+        return ordinary(self, 3.0 if step <= 10 else 3.5 if step <= until else 2.9 - step / 1000)
 
     monkeypatch.setattr(Session, "rank", ranked)
 
@@ -549,6 +549,37 @@ def test_when_patience_is_lost_before_the_cooldown_the_cooldown_comes_then(small
     assert all(before > after for before, after in pairwise(rates[19:]))
     assert rates[-1] == 0
     assert "cooldown: the learning rate falls from here on, after 1 evaluations without a new best" in view.text()
+
+
+def test_patience_lost_just_as_the_cooldown_begins_waits_for_what_that_brings(small_config, view, folder, monkeypatch):
+    worse_in_between(monkeypatch, until=24)
+    config = with_settings(small_config, "patience=2", "cooldown=0.4", "evaluations=5")
+    run = loop.train(config, view, folder / "run")
+    assert [found["step"] for found in records(run, "evaluation")] == [8, 16, 24, 32, 40]
+    assert not events(run, "cooldown")
+    assert not events(run, "stopped early")
+
+
+def test_a_run_resumed_with_less_patience_than_it_has_used_cools_down_first(small_config, view, folder, monkeypatch):
+    worse_in_between(monkeypatch)
+    interrupt_at(monkeypatch, 18)
+    with pytest.raises(Interrupted):
+        loop.train(with_settings(small_config, "evaluations=8"), view, folder / "run")
+    run = loop.resume(view, folder / "run", ["patience=2"], None)
+    assert [event["step"] for event in events(run, "cooldown")] == [18]
+    assert steps_of(run)[-1] == 30  # 18 of which are 0.6
+    assert "stopped early" not in view.text()
+
+
+def test_a_rollback_does_not_bring_back_the_end_of_a_smaller_budget(small_config, folder):
+    before = loop.prepare(with_settings(small_config, "budget=20 steps"))
+    before.step(0.1)
+    before.end, before.since_best = 0.5, 3
+    stored = before.full_checkpoint({})
+    for budget, expected in (("20 steps", (0.5, 3)), ("40 steps", (1.0, 0))):
+        other = loop.prepare(with_settings(small_config, f"budget={budget}"))
+        other.roll_back(stored, Diverged("a test"))
+        assert (other.end, other.since_best) == expected
 
 
 def test_patience_can_be_lost_in_the_cooldown_too(small_config, view, folder, monkeypatch):
@@ -574,6 +605,15 @@ def test_a_larger_budget_after_it_is_a_whole_one_again(small_config, view, folde
     worse_in_between(monkeypatch)
     run = loop.train(with_settings(small_config, "patience=1"), view, folder / "run")
     assert steps_of(loop.resume(view, run.folder, [], "50 steps"))[-1] == 50
+
+
+@pytest.mark.parametrize("setting", ["patience=2", "keep=1"])
+def test_what_goes_by_evaluations_is_refused_where_there_will_be_none(setting, small_config, view, folder):
+    message = (
+        rf"training\.{setting.replace('=', ' = ')}: expected (null|0), .* corpus\.validation = 0 holds nothing out"
+    )
+    with pytest.raises(ConfigError, match=message):
+        loop.train(with_settings(small_config, "validation=0", setting), view, folder / "run")
 
 
 # ---- on the disk

