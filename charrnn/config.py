@@ -595,7 +595,17 @@ def load_config(
         if place.startswith("--") or place in _FLAGS.values():
             raise ConfigError(f"{name}: given by {place} and varied by --vary; only one of them")
         merged = merged.merged(_Settings(_nested(key, value), {key: f"--vary {name}"}))
+    if base is not None:
+        merged = merged.merged(_Settings({"model": _network_at_auto(merged.values, base)}, {}))
     return _validated(merged)
+
+
+def _network_at_auto(values: Mapping[str, Any], base: Config) -> dict[str, Any]:
+    """Of the network's size and kind, what is at auto as it was before: there is nothing to be chosen any more."""
+    model = values.get("model")
+    said = base.model_dump(exclude_unset=True).get("model", {})
+    keys = ("cell", "num_layers", "hidden_size")
+    return {key: said[key] for key in keys if key in said and isinstance(model, dict) and model.get(key) == AUTO}
 
 
 def _validated(settings: _Settings) -> Config:

@@ -20,6 +20,7 @@ def machine_memory() -> int:
 def longest_text() -> int:
     """Bytes of a text above which it is not read: a sixth of the memory.
 
-    At their most some five bytes of each are held: the text, its ids, its bytes and those of a part of it.
+    While a text is decoded and turned into ids, two bytes are held of each, and five where a single character beyond
+    U+FFFF makes Python keep them all in four.
     """
     return machine_memory() // 6

@@ -212,7 +212,7 @@ class TrainedModel:
         protocols = self._protocols(lanes, window, dynamic, tune_temperature)
         own = self._own_text() if protocols.needs_own_text else None
         ids = self.vocabulary.encode(text, on_unknown="replace")
-        return self._evaluate_ids(ids, lanes, utf8_length(text[1:]), protocols, own)
+        return self._evaluate_ids(ids, lanes, utf8_length(text, 1, len(text)), protocols, own)
 
     def evaluate_split(
         self,

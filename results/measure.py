@@ -48,12 +48,14 @@ def train(text: str, budget: str, settings: list[str], seed: int, run: Path) -> 
 
 
 def measure(text: str, budget: str, settings: list[str], seeds: list[int]) -> dict[str, Any]:
-    """One line of runs.jsonl."""
+    """One line of runs.jsonl. Without samples on the way, unless the settings name some."""
     import torch
 
     from charrnn.bench import machine
 
+    made = commit()
     name = Path(text).stem
+    settings = settings if any(setting.startswith("samples=") for setting in settings) else [*settings, "samples=0"]
     folder = Path(tempfile.mkdtemp())
     try:
         runs = [train(text, budget, settings, seed, folder / str(seed)) for seed in seeds]
@@ -66,17 +68,20 @@ def measure(text: str, budget: str, settings: list[str], seeds: list[int]) -> di
         "command": f"charrnn train {name} --budget {budget}{said}",
         "runs": runs,
         "machine": machine.description(torch.device("cpu")),
-        "commit": commit(),
+        "commit": made,
     }
 
 
 def commit() -> str:
-    """Of the code that was measured, which has to be in one."""
+    """Of the code that is about to be measured, which has to be in one, and stay so until the end."""
     code = HERE.parent / "charrnn"
-    changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", str(code)], cwd=HERE).returncode
-    if changed:
+    if _git("status", "--porcelain", "--", str(code)):
         raise SystemExit(f"{code} differs from its commit, so nobody could measure this again: commit it first")
-    said = subprocess.run(["git", "rev-parse", "--short", "HEAD"], stdout=subprocess.PIPE, cwd=HERE, encoding="utf-8")
+    return _git("rev-parse", "--short", "HEAD")
+
+
+def _git(*arguments: str) -> str:
+    said = subprocess.run(["git", *arguments], stdout=subprocess.PIPE, cwd=HERE, encoding="utf-8", check=True)
     return said.stdout.strip()
 
 
@@ -136,7 +141,6 @@ def main() -> None:
         print(tables())
     elif given.text and given.budget:
         seeds = [int(seed) for seed in given.seeds.split(",")]
-        commit()  # before hours are spent
         line = measure(given.text, given.budget, given.settings, seeds)
         add(line)
         print(*row(line), sep=" | ")

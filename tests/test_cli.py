@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from charrnn import __version__, cli
 from charrnn.config import load_config
-from charrnn.training import loop
+from charrnn.training import checkpoint, loop
 from charrnn.training.dynamic import Adaptation
 from charrnn.training.runs import Run
 from tests.conftest import SMALL, SilentView
@@ -195,8 +195,10 @@ def test_a_signal_saves_first_and_the_run_goes_on_from_there(number, code, text_
     assert training.returncode == code
     assert no_traceback(rest)
     assert "charrnn train --resume --run here" in rest
-    resumed = run("train", "--resume", "--run", "here", "--budget", "0.1s")
+    step = checkpoint.load(Run(Path("here")).last).metrics["step"]
+    resumed = run("train", "--resume", "--run", "here", "--budget", f"{step + 5} steps")
     assert resumed.exit_code == 0
+    assert checkpoint.load(Run(Path("here")).last).metrics["step"] == step + 5
     assert resumed.stdout.strip() == "here"
 
 

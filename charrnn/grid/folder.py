@@ -11,6 +11,7 @@ from charrnn.errors import CheckpointError, ConfigError
 from charrnn.grid.combinations import Combination
 from charrnn.text.dataset import Dataset, load_dataset
 from charrnn.training import recipe
+from charrnn.training.memory import keep_freed_memory
 from charrnn.training.placement import choose_device
 from charrnn.training.runs import RUNS, Run, write_whole
 from charrnn.training.threads import limit_threads, restored_threads
@@ -73,7 +74,8 @@ class Grid:
         """A new grid in the given folder, or in runs/<date>-<time>-grid-<text>, once its texts are seen to be usable.
 
         threads: that each run will have. What is left to the recipe is chosen here, by one measured speed for each
-        cell, so that runs differ in nothing but what is varied and what follows from it.
+        cell (alone on the machine, which several runs then share), so that runs differ in nothing but what is varied
+        and what follows from it.
 
         Raises ConfigError if the folder holds a grid or a run already, TextError for a text that cannot be read or
         has too little to train or to validate on.
@@ -106,7 +108,7 @@ class Grid:
             raise CheckpointError(f"{path}: a damaged grid: {error.errors()[0]['msg']}") from None
         grid = cls(path.parent, record, {})
         grid.configs = {run.name: load_config(grid.config(run.name)) for run in record.runs}
-        if grid.unfinished() and [dataset.fingerprint for dataset, _ in _datasets(grid.configs)] != record.texts:
+        if grid.unfinished() and _fingerprints(grid.configs) != record.texts:
             raise CheckpointError(f"{grid.folder}: its text has changed since it began (its SHA-256 differs)")
         return grid
 
@@ -148,16 +150,25 @@ class Grid:
 
 def _chosen(configs: dict[str, Config], threads: int) -> tuple[dict[str, str], list[str]]:
     """Choose what the configurations leave open. The names of the texts by their SHA-256, and what was chosen."""
+    keep_freed_memory()  # as the runs will
     texts, notes, speeds = {}, dict[str, None](), dict[Hashable, float]()
-    with restored_threads():
-        limit_threads(threads)
-        for dataset, names in _datasets(configs):
-            texts[dataset.fingerprint] = dataset.name
-            for name in names:
-                device = choose_device(configs[name].training.device)
-                configs[name], note = recipe.follow(configs[name], dataset, device, speeds)
-                notes |= {note: None} if note else {}
+    several = len({config.model.cell for config in configs.values()}) > 1
+    for dataset, names in _datasets(configs):
+        texts[dataset.fingerprint] = dataset.name
+        for name in names:
+            config = configs[name]
+            with restored_threads():
+                limit_threads(min(threads, config.training.threads or threads))
+                device = choose_device(config.training.device)
+                configs[name], note = recipe.follow(config, dataset, device, speeds)
+            if note:
+                notes[f"{config.model.cell}: {note}" if several else note] = None
     return texts, list(notes)
+
+
+def _fingerprints(configs: Mapping[str, Config]) -> list[str]:
+    """The SHA-256 of each text, several of which may be cut from one differently."""
+    return list(dict.fromkeys(dataset.fingerprint for dataset, _ in _datasets(configs)))
 
 
 def _datasets(configs: Mapping[str, Config]) -> Iterator[tuple[Dataset, list[str]]]:

@@ -176,6 +176,8 @@ class _Trainer:
         """Note what came of one. Raises CheckpointError if it left no run whose figures can be read."""
         if code == 0:
             found = figures(self.grid.run(child.name))
+            if found["nats_per_char"] is None:
+                raise CheckpointError(f"{self.grid.run(child.name).folder}: it was never evaluated")
             self.grid.note(child.name, status="finished", **found)
             self.say("finished", f"{child.name}, {found['nats_per_char']:.4f} nats/char; {self._progress()}")
         elif self.told is not None and code in (128 + self.told, -self.told):

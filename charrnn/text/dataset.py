@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -98,26 +99,43 @@ def encode_text(text: Text, config: CorpusConfig, vocabulary: Vocabulary | None 
     train_end, validation_end = split_bounds(len(content), config.validation, config.test)
     vocabulary = vocabulary or Vocabulary.of(content[:train_end], config.min_count)
     ids = vocabulary.encode(content, on_unknown="replace", what=text.name)
-    raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
     return Dataset(
         name=text.name,
         vocabulary=vocabulary,
         training=ids[:train_end],
         validation=ids[train_end:validation_end],
         test=ids[validation_end:],
-        fingerprint=hashlib.sha256(raw).hexdigest(),
+        fingerprint=_fingerprint(content),
         notes=(*text.notes, *_unknown_notes(ids, train_end, vocabulary)),
         predicted_bytes={
-            "training": utf8_length(content[1:train_end]),
-            "validation": utf8_length(content[train_end + 1 : validation_end]),
-            "test": utf8_length(content[validation_end + 1 :]),
+            "training": utf8_length(content, 1, train_end),
+            "validation": utf8_length(content, train_end + 1, validation_end),
+            "test": utf8_length(content, validation_end + 1, len(content)),
         },
     )
 
 
-def utf8_length(content: str | bytes) -> int:
-    """Bytes of a text in UTF-8, or of bytes."""
-    return len(content.encode("utf-8", "surrogatepass")) if isinstance(content, str) else len(content)
+_CHUNK = 1 << 22
+"""Characters encoded at a time, so that no second copy of a text is in memory."""
+
+
+def _utf8(content: str | bytes, start: int, end: int) -> Iterator[bytes]:
+    """A part of a text in UTF-8, or of bytes, piece by piece."""
+    for at in range(start, end, _CHUNK):
+        piece = content[at : min(at + _CHUNK, end)]
+        yield piece.encode("utf-8", "surrogatepass") if isinstance(piece, str) else piece
+
+
+def utf8_length(content: str | bytes, start: int, end: int) -> int:
+    """Bytes of a part of a text in UTF-8, or of bytes."""
+    return sum(map(len, _utf8(content, start, end)))
+
+
+def _fingerprint(content: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for piece in _utf8(content, 0, len(content)):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 def _unknown_notes(ids: Ids, train_end: int, vocabulary: Vocabulary) -> list[str]:

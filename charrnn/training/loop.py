@@ -4,7 +4,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -316,6 +316,7 @@ def _restored(stored: Checkpoint, run: Run, settings: list[str], budget: str | N
             f"{', '.join(refused)}: cannot change in a resumed run; those that can are {', '.join(sorted(RESUMABLE))}"
         )
     dataset = read_again(config.corpus, stored.vocabulary)
+    _refuse_without_validation(config, dataset, changed_keys(stored.config, config))
     if dataset.fingerprint != stored.corpus.get("sha256"):
         raise CheckpointError(
             f"{dataset.name} is no longer the text that {run.folder} was trained on (its SHA-256 differs); "
@@ -328,7 +329,9 @@ def _restored(stored: Checkpoint, run: Run, settings: list[str], budget: str | N
     session.restore(stored)
     if _raised(Budget.parse(stored.config.training.budget), session):
         session.since_best, session.end = 0, 1.0  # the learning rate rises again: there is new reason for patience
-    session.was_over = session.progress() >= 1
+    # A time budget's clock may have passed its end while a signal was obeyed, with the last step still to come.
+    under_way = session.led_by_time() and run.good.exists()
+    session.was_over = session.progress() >= 1 and not under_way
     return session
 
 
@@ -343,7 +346,7 @@ def prepare(config: Config, init_from: Path | None = None) -> Session:
     start = checkpoint.load(find_checkpoint(init_from)) if init_from else None
     config = _for_weights_of(start.config, config, init_from) if start else config
     dataset = load_dataset(config.corpus, start.vocabulary if start else None)
-    _refuse_without_validation(config, dataset)
+    _refuse_without_validation(config, dataset, ("training.patience", "training.keep"))
     _set_up(config)
     config, note = recipe.follow(config, dataset, choose_device(config.training.device))
     session = begin(config, dataset, start)
@@ -356,10 +359,12 @@ def _for_weights_of(stored: Config, config: Config, where: Path | None) -> Confi
 
     Raises ConfigError where it says otherwise; dropout may differ, since it is in no weight.
     """
-    names = {f"model.{name}" for name in ModelConfig.model_fields} - {"model.dropout", "model.weight_dropout"}
-    values = {key: getattr(stored.model, key.partition(".")[2]) for key in names}
-    config = load_config(flags={key: values[key] for key in names & set(config.left_to_recipe())}, base=config)
-    differing = sorted(key for key in changed_keys(stored, config) if key in names)
+    names = ModelConfig.model_fields.keys() - {"dropout", "weight_dropout"}
+    taken = {f"model.{name}": getattr(stored.model, name) for name in names - config.model.model_fields_set}
+    if "level" not in config.corpus.model_fields_set:
+        taken["corpus.level"] = stored.corpus.level
+    config = load_config(flags=taken, base=config)
+    differing = sorted(key for key in changed_keys(stored, config) if key in {f"model.{name}" for name in names})
     if differing:
         raise ConfigError(
             f"{', '.join(differing)}: cannot differ from {where}, whose weights it starts from; of the model section "
@@ -368,13 +373,13 @@ def _for_weights_of(stored: Config, config: Config, where: Path | None) -> Confi
     return config
 
 
-def _refuse_without_validation(config: Config, dataset: Dataset) -> None:
-    """Raise ConfigError for what evaluations decide, if there will be none."""
-    for key, none in (("patience", None), ("keep", 0)):
-        value = getattr(config.training, key)
-        if value != none and len(dataset.validation) < 2:
+def _refuse_without_validation(config: Config, dataset: Dataset, keys: Collection[str]) -> None:
+    """Raise ConfigError for what evaluations decide, of these keys, if there will be none."""
+    for key, none in (("training.patience", None), ("training.keep", 0)):
+        value = getattr(config.training, key.partition(".")[2])
+        if key in keys and value != none and len(dataset.validation) < 2:
             raise ConfigError(
-                f"training.{key} = {value}: expected {'null' if none is None else none}, since it goes by evaluations "
+                f"{key} = {value}: expected {'null' if none is None else none}, since it goes by evaluations "
                 f"and corpus.validation = {config.corpus.validation:g} holds nothing out to evaluate on"
             )
 

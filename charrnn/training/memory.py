@@ -18,6 +18,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 _AS_LARGE_AS_CAN_BE = 2**31 - 1
 
+_LARGEST_OF_OLD = 4 * 2**20 * ctypes.sizeof(ctypes.c_long)
+"""What glibc before 2.35 takes at most for M_MMAP_THRESHOLD, 32 MiB; it refuses more."""
+
 _APART = 2**20
 """Bytes from which on a block is worth pages of its own."""
 
@@ -30,7 +33,7 @@ def keep_freed_memory() -> None:
     64 lanes x 64 steps, bfloat16, forward and backward: 183 ms a step without this, 131 with it (2 Zen 5 cores). It
     lasts as long as the process and does nothing elsewhere than on Linux with glibc.
     """
-    _tell_allocator(_M_MMAP_THRESHOLD, _AS_LARGE_AS_CAN_BE)
+    _tell_allocator(_M_MMAP_THRESHOLD, _AS_LARGE_AS_CAN_BE, _LARGEST_OF_OLD)
     _tell_allocator(_M_TRIM_THRESHOLD, _AS_LARGE_AS_CAN_BE)
 
 
@@ -46,14 +49,16 @@ def memory_apart() -> Iterator[None]:
     try:
         yield
     finally:
-        _tell_allocator(_M_MMAP_THRESHOLD, _AS_LARGE_AS_CAN_BE)
+        _tell_allocator(_M_MMAP_THRESHOLD, _AS_LARGE_AS_CAN_BE, _LARGEST_OF_OLD)
 
 
-def _tell_allocator(parameter: int, value: int) -> None:
+def _tell_allocator(parameter: int, *values: int) -> None:
+    """Set one of its parameters to the first of the values that it takes."""
     if sys.platform != "linux":
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(parameter, value)
+        mallopt = ctypes.CDLL(None).mallopt
+        any(mallopt(parameter, value) for value in values)
 
 
 def refuse_larger_than_memory(config: Config, vocabulary_size: int, device: torch.device) -> None:

@@ -67,7 +67,8 @@ def follow(
         return config, ""
     characters, vocabulary_size = len(dataset.split("training")), dataset.vocabulary.size
     budget = Budget.parse(config.training.budget)
-    decisive = (config.model.cell, config.training.engine, config.training.precision, str(device), vocabulary_size)
+    said = (config.model.cell, config.training.engine, config.training.precision)
+    decisive = (*said, str(device), torch.get_num_threads(), vocabulary_size)
     speeds = {} if speeds is None else speeds
     if decisive not in speeds:
         speeds[decisive] = _measured_speed(config, vocabulary_size, device)

@@ -71,7 +71,7 @@ class Run:
         CheckpointError that names the holder if there is one.
         """
         path = self.folder / ".lock"
-        lock = _lock(path)
+        lock = FileLock(path, timeout=0, preserve_lock_file=True)  # else a file takes the place of a lock, see _acquire
         note = _acquire(lock, self.folder, path)
         try:
             if not note:
@@ -166,19 +166,11 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.
 """What file systems without locks, of a network as a rule, answer."""
 
 
-def _lock(path: Path) -> FileLock:
-    """filelock's, but not the lock that newer versions take in place of a file system's own.
-
-    To that one a file that lies about is held, also by a process that was killed.
-    """
-    try:
-        return FileLock(path, timeout=0, preserve_lock_file=True)
-    except TypeError:  # of before there was such a thing
-        return FileLock(path, timeout=0)
-
-
 def _acquire(lock: FileLock, folder: Path, path: Path) -> str:
-    """Take a run's lock; a note if the file system knows none. Raises CheckpointError if it is held or refused."""
+    """Take a run's lock; a note if the file system knows none. Raises CheckpointError if it is held or refused.
+
+    filelock must not take the existence of a file for a lock then: that of a killed process would hold for ever.
+    """
     try:
         lock.acquire()
     except Timeout:

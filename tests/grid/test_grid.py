@@ -30,6 +30,8 @@ from tests.training.test_loop import assert_same_tensors, without_time
 SETTINGS = [argument for key, value in SMALL.items() for argument in ("--set", f"{key}={value}")]
 TEXT = "".join(f"{n} times {m} makes {n * m}, as everybody knows.\n" for n in range(3, 12) for m in range(2, 10))
 
+RECIPE_NONE = [f"{key}={value}" for key, value in SMALL.items()]
+
 POSIX_ONLY = pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 
 
@@ -176,7 +178,21 @@ def test_what_the_recipe_chooses_is_chosen_once_for_all_runs(text, monkeypatch):
         assert load_config(made.config(name)) == config
     assert [len(found) for found in models.values()] == [1, 1]
     assert next(speeds) == 1e10
-    assert len(made.notes) == 2
+    assert [note.partition(":")[0] for note in made.notes] == ["gru", "lstm"]
+
+
+def test_a_grid_that_cuts_one_text_differently_can_be_gone_on_with(text):
+    keys, combined = combine(["validation=0.1,0.2", "min_count=1,2"], None, ["corpus.source=table.txt", *RECIPE_NONE])
+    Grid.create(Path("here"), keys, combined, jobs=1, threads=1)
+    assert len(Grid.existing(Path("here")).unfinished()) == 4
+
+
+def test_a_run_without_reports_is_a_failure_with_a_reason(text, view):
+    made = loop.train(load_config(settings=["source=table.txt"], flags=SMALL), view, Path("run"))
+    for kind in (b"event", b"training"):  # of which the second has no figures
+        made.metrics.write_bytes(b'{"type": "' + kind + b'"}\n')
+        with pytest.raises(CheckpointError, match="no reports of training"):
+            running.figures(made)
 
 
 # ---- with processes that only seem to train

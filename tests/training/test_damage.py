@@ -1,6 +1,5 @@
 """Damaged and hostile checkpoints: each is one CheckpointError, or is as good as an honest one."""
 
-import contextlib
 import copy
 import json
 import random
@@ -339,8 +338,10 @@ def peak_memory(reset: bool = False) -> int:
     if not status.exists():
         return 0
     if reset:
-        with contextlib.suppress(OSError):  # some containers allow no such thing
+        try:
             Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            pytest.skip("this system does not let a process count its memory anew")
     return 1024 * int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1])
 
 

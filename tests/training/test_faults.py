@@ -76,7 +76,7 @@ def killed_at(monkeypatch: pytest.MonkeyPatch, moment: int) -> None:
 def test_a_run_killed_between_any_two_changes_of_the_disk_becomes_the_run_it_would_have_been(
     keep_by, small_config, view, folder, monkeypatch
 ):
-    settings = ("budget=8 steps", f"keep_by={keep_by}", "keep=2", "evaluations=4", "learning_rate=0.3", "samples=2")
+    settings = ("budget=6 steps", f"keep_by={keep_by}", "keep=1", "evaluations=3", "learning_rate=0.3", "samples=1")
     config = with_settings(small_config, *settings)
     whole = loop.train(config, view, folder / "whole")
     survived = 0

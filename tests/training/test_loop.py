@@ -1,9 +1,9 @@
 """Training as a whole: it learns, it keeps the best, it stops and goes on, it leaves nothing half done."""
 
+import ctypes
 import json
 import math
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from charrnn.text.dataset import load_dataset
 from charrnn.training import checkpoint, loop
 from charrnn.training.divergence import Diverged
 from charrnn.training.evaluation import evaluate, quick_lanes
+from charrnn.training.memory import keep_freed_memory, memory_apart
 from charrnn.training.optimization import learning_rate_at
 from charrnn.training.runs import Run
 from charrnn.training.session import Session
@@ -115,6 +116,34 @@ def test_what_lasts_from_step_to_step_stays_in_its_place(small_config):
         session.step(0.5)
         assert [tensor.data_ptr() for tensor in session.state] == places
         assert all(parameter.grad is None for parameter in session.network.parameters())
+
+
+def test_what_is_made_apart_has_pages_of_its_own_and_nothing_else_has():
+    """By glibc's own count of the blocks that it has from the system directly."""
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "mallinfo2"):
+        pytest.skip("another C library than glibc, or one before 2.33")
+
+    class Info(ctypes.Structure):
+        _fields_ = [(f"field{n}", ctypes.c_size_t) for n in range(10)]
+
+    libc.mallinfo2.restype = Info
+
+    def blocks() -> int:
+        return int(libc.mallinfo2().field3)
+
+    keep_freed_memory()
+    before = blocks()
+    kept = torch.empty(4 << 20, dtype=torch.uint8)
+    assert blocks() == before
+    with memory_apart():
+        apart = torch.empty(4 << 20, dtype=torch.uint8)
+        assert blocks() == before + 1
+        del apart
+        assert blocks() == before
+    later = torch.empty(4 << 20, dtype=torch.uint8)
+    assert blocks() == before
+    assert kept.shape == later.shape
 
 
 def test_what_is_evaluated_sampled_and_kept_is_the_average_and_training_goes_on_from_the_last_weights(
@@ -531,8 +560,29 @@ def test_what_is_open_of_the_network_is_that_of_the_weights_and_dropout_may_be_a
     assert (stored.config.model.hidden_size, stored.config.model.dropout) == (13, 0.3)
     assert stored.network().config.dropout == 0.3
     assert loop.prepare(open_ones, first.best).network.config.dropout == 0.3
+    auto = ["cell=auto", "num_layers=auto", "hidden_size=auto", "dropout=auto"]
+    at_auto = load_config(settings=[source, *auto], base=Config(model=stored.config.model))
+    assert at_auto.left_to_recipe()[0] == "model.dropout"
+    assert at_auto.model.hidden_size == 13
     with pytest.raises(ConfigError, match=r"model\.cell, model\.hidden_size: cannot differ from .*first"):
         loop.prepare(with_settings(small_config, "cell=gru", "hidden_size=14"), first.folder)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [["cell=rnn", "activation=relu"], ["input=embedding", "embedding_size=5"], ["level=byte"]],
+    ids=lambda settings: settings[0],
+)
+def test_a_configuration_that_says_nothing_of_the_network_starts_from_any_weights(settings, small_config, view, folder):
+    first = loop.train(with_settings(small_config, *settings, "budget=1 steps"), view, folder / "first")
+    bare = load_config(settings=[f"source={small_config.corpus.source}", "precision=float32", "engine=torch"])
+    session = loop.prepare(bare, first.last)
+    assert session.config.model.model_dump(exclude={"dropout", "weight_dropout"}) == first_model(first)
+    assert session.config.corpus.level == checkpoint.load(first.last).config.corpus.level
+
+
+def first_model(run: Run) -> dict[str, Any]:
+    return checkpoint.load(run.last).config.model.model_dump(exclude={"dropout", "weight_dropout"})
 
 
 @pytest.mark.parametrize("budget", ["0.000001s", "0.001 epochs"])
@@ -552,9 +602,14 @@ def test_a_run_whose_time_ran_out_before_it_could_be_resumed_still_gets_its_eval
         loop.train(with_settings(small_config, "budget=1h"), view, folder / "run")
     run = Run(folder / "run")
     stored = checkpoint.load(run.last, with_training=True)
-    stored.progress["seconds"] = 3600 - 0.05
+    stored.progress["seconds"] = 3600 - 60
     checkpoint.save(run.last, stored)
-    monkeypatch.setattr(loop.planning, "headline", lambda session: time.sleep(0.1) or [])
+
+    def slow(session: Session) -> list[tuple[str, str]]:
+        session._seconds_before += 61
+        return []
+
+    monkeypatch.setattr(loop.planning, "headline", slow)
     loop.resume(view, run.folder, [], None)
     assert records(run, "evaluation")[-1]["step"] == checkpoint.load(run.best).metrics["step"] == 8
 

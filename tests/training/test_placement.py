@@ -89,3 +89,10 @@ def test_a_device_that_is_not_here_is_refused():
     for wanted in ("tpu", "cuda:99", "nonsense:x"):
         with pytest.raises(ConfigError, match=f"device {wanted}: not to be had here"):
             choose_device(wanted)
+
+
+def test_float64_is_refused_where_there_is_none():
+    with pytest.raises(ConfigError, match="device mps has no float64; expected cpu or cuda, or another precision"):
+        placement.refuse_float64(torch.device("mps"), wanted=True)
+    placement.refuse_float64(torch.device("mps"), wanted=False)
+    placement.refuse_float64(torch.device("cpu"), wanted=True)
