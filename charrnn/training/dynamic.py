@@ -50,7 +50,7 @@ class Adaptation:
     def __post_init__(self) -> None:
         if self.segment < 1:
             raise ConfigError(f"segment = {self.segment}: expected a whole number of 1 or more")
-        for name, value in (("dynamic rate", self.rate), ("dynamic decay", self.decay)):
+        for name, value in (("dynamic-rate", self.rate), ("dynamic-decay", self.decay)):
             if not 0 <= value < math.inf:
                 raise ConfigError(f"{name} = {value:g}: expected a number of 0 or more")
 
@@ -77,7 +77,10 @@ def evaluate_dynamically(
         segment_nats, state = adapted.loss(inputs_T1, targets_T1, state, execution)
         nats += segment_nats.item()
         if not math.isfinite(nats):
-            raise ConfigError(f"dynamic rate = {how.rate:g}: the adapted weights predict nothing any more; try less")
+            raise ConfigError(
+                f"dynamic-rate = {how.rate:g}, dynamic-decay = {how.decay:g}: the adapted weights predict nothing any more; "
+                "try less"
+            )
         gradients = torch.autograd.grad(segment_nats, weights)
         with torch.no_grad():  # theta <- theta + lambda R (theta_g - theta) - eta g / (sqrt(MS_g) + epsilon)
             for theta, theta_g, g, step, decay in zip(

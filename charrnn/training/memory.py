@@ -39,7 +39,7 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def memory_apart() -> Iterator[None]:
-    """Between steps: what is made meanwhile has pages of its own, and gives them back.
+    """Between steps: what finds no room in the heap has pages of its own meanwhile, and gives them back.
 
     Among what steps use again and again it would leave holes of other sizes, and the heap would grow: with an LSTM of
     1 x 512, in 24 rounds of steps, evaluation, sample and checkpoint, by 3 and 0 % with this, and by 24 and 24 %

@@ -189,9 +189,9 @@ def test_a_grid_that_cuts_one_text_differently_can_be_gone_on_with(text):
 
 def test_a_run_without_reports_is_a_failure_with_a_reason(text, view):
     made = loop.train(load_config(settings=["source=table.txt"], flags=SMALL), view, Path("run"))
-    for kind in (b"event", b"training"):  # of which the second has no figures
+    for kind, reason in ((b"event", "no reports of training"), (b"training", "a damaged log")):
         made.metrics.write_bytes(b'{"type": "' + kind + b'"}\n')
-        with pytest.raises(CheckpointError, match="no reports of training"):
+        with pytest.raises(CheckpointError, match=reason):
             running.figures(made)
 
 

@@ -145,16 +145,19 @@ def test_long_training_texts_are_sampled_all_over(monkeypatch):
 def test_values_out_of_range_are_refused():
     for options, message in (
         ({"segment": 0}, "segment = 0: expected a whole number of 1 or more"),
-        ({"rate": -1.0}, "dynamic rate = -1: expected a number of 0 or more"),
-        ({"rate": float("nan")}, "dynamic rate = nan"),
-        ({"decay": float("inf")}, "dynamic decay = inf"),
+        ({"rate": -1.0}, "dynamic-rate = -1: expected a number of 0 or more"),
+        ({"rate": float("nan")}, "dynamic-rate = nan"),
+        ({"decay": float("inf")}, "dynamic-decay = inf"),
     ):
         with pytest.raises(ConfigError, match=message):
             Adaptation(**options)
 
 
 def test_a_rate_that_ruins_the_weights_is_an_error_that_names_it():
-    with pytest.raises(ConfigError, match=r"dynamic rate = 1e\+38: the adapted weights predict nothing any more"):
+    with pytest.raises(
+        ConfigError,
+        match=r"dynamic-rate = 1e\+38, dynamic-decay = 0\.003: the adapted weights predict nothing any more",
+    ):
         evaluate_dynamically(network(), TRAINING_IDS, IDS, Adaptation(rate=1e38))
 
 
