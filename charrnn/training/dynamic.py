@@ -78,8 +78,8 @@ def evaluate_dynamically(
         nats += segment_nats.item()
         if not math.isfinite(nats):
             raise ConfigError(
-                f"dynamic-rate = {how.rate:g}, dynamic-decay = {how.decay:g}: the adapted weights predict nothing any more; "
-                "try less"
+                f"dynamic-rate = {how.rate:g}, dynamic-decay = {how.decay:g}: the adapted weights predict nothing any "
+                "more; try less"
             )
         gradients = torch.autograd.grad(segment_nats, weights)
         with torch.no_grad():  # theta <- theta + lambda R (theta_g - theta) - eta g / (sqrt(MS_g) + epsilon)
