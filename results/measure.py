@@ -87,10 +87,8 @@ def _git(*arguments: str) -> str:
 
 def add(line: dict[str, Any]) -> None:
     """Put a line in place of an earlier one of its command, or at the end."""
-    others = [one for one in lines() if one["command"] != line["command"]]
-    before = [one["command"] for one in lines()]
-    at = before.index(line["command"]) if line["command"] in before else len(before)
-    RUNS.write_text("".join(json.dumps(one) + "\n" for one in [*others[:at], line, *others[at:]]), encoding="utf-8")
+    kept = {one["command"]: one for one in lines()} | {line["command"]: line}
+    RUNS.write_text("".join(json.dumps(one) + "\n" for one in kept.values()), encoding="utf-8")
 
 
 def lines() -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from charrnn.config import Budget, Config, Unit
 from charrnn.errors import CheckpointError
 from charrnn.model.cells import State
-from charrnn.model.network import CharRNN
+from charrnn.model.network import CharRNN, detached
 from charrnn.text.dataset import Dataset
 from charrnn.text.minibatches import Minibatches, Position, Shape, Window
 from charrnn.training.capture import LossOfTensors, captured
@@ -176,8 +176,8 @@ class Session:
             skip_unless_finite(self.optimizer, nats, norm)
         set_learning_rate(self.optimizer, self.rate_factor * learning_rate_at(progress, self.config.training))
         self.optimizer.step()
-        self._free_gradients()
-        self._keep(state)
+        self.optimizer.zero_grad()  # so that what comes between steps finds their room free
+        self._keep(detached(state))
         self.position = self.minibatches.after(self.position)
         self.step_count += 1
         if self.model is not self.network:
@@ -200,19 +200,16 @@ class Session:
         nats, *state = self._captured(inputs_TB, targets_TB, *before)
         return nats, tuple(state)
 
-    def _free_gradients(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-
     def _keep(self, state: State) -> None:
         """Copy the state to where the last one was.
 
         What lasts from step to step would else lie elsewhere after each, amid what the step frees, see memory_apart.
         """
         if self.state is None or self.state[0].shape != state[0].shape:
-            self.state = tuple(tensor.detach().clone() for tensor in state)
+            self.state = tuple(tensor.clone() for tensor in state)
         else:
             for kept, tensor in zip(self.state, state, strict=True):
-                kept.copy_(tensor.detach())
+                kept.copy_(tensor)
 
     def settle(self) -> None:
         """Fetch the losses and norms of the steps since the last time from the device, and count them.
@@ -396,7 +393,7 @@ class Session:
 
     def _restore(self, progress: Progress, stored: Checkpoint) -> None:
         tensors, device = stored.training, self.network.device
-        self._free_gradients()  # of a step that came to no end
+        self.optimizer.zero_grad()  # of a step that came to no end
         self.model.load_state_dict(stored.weights)
         if self.model is not self.network:
             shapes = {name: parameter.shape for name, parameter in self.network.named_parameters()}

@@ -538,12 +538,8 @@ def test_when_patience_is_lost_before_the_cooldown_the_cooldown_comes_then(small
     (event,) = events(run, "cooldown")
     assert (event["step"], event["evaluations"]) == (20, 1)
     assert not events(run, "stopped early")
-    assert [found["step"] for found in records(run, "evaluation")] == [
-        10,
-        20,
-        25,
-        34,
-    ]  # 20 of 33.3 is where 0.4 are left
+    # Step 20 of 33.3 is where 0.4 are left.
+    assert [found["step"] for found in records(run, "evaluation")] == [10, 20, 25, 34]
     rates = [report["learning_rate"] for report in records(run, "training")]
     assert set(rates[2:20]) == {small_config.training.learning_rate}
     assert all(before > after for before, after in pairwise(rates[19:]))
