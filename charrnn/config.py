@@ -258,8 +258,9 @@ class TrainingConfig(_Section):
     """Evaluate, sample and keep averaged weights, whose mean age is this share of the steps so far; 0 for the last."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
     """Of the products; auto takes bfloat16 where the hardware has it and a trial shows it faster, else float32."""
-    engine: Literal["auto", "reference", "written", "torch"] = "auto"
-    """What runs the layers: the readable equations, their gradients by hand, or PyTorch's own kernels."""
+    engine: Literal["auto", "reference", "written", "torch", "compiled"] = "auto"
+    """What runs the layers: the readable equations, their gradients by hand, PyTorch's own kernels, or C compiled for
+    this CPU, where there is a compiler; auto takes what a trial shows to be the fastest."""
     cuda_graph: bool = False
     """On a GPU, capture forward and backward once and replay them; nothing elsewhere. Not measured yet, hence off."""
     threads: Annotated[int, Field(ge=1, le=1024), _NotBool] | None = None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from charrnn.model.bptt import written
 from charrnn.model.cells import Cell, Drop, State, Weights
+from charrnn.model.compiled import compiled
 
 
 @dataclass(frozen=True)
@@ -102,4 +103,9 @@ def _dense(x: Tensor, first: Weights) -> Tensor:
     return one_hot(x, first.weight_ih.shape[1], first.weight_ih.dtype)
 
 
-ENGINES: dict[str, Engine] = {"reference": reference, "written": written, "torch": with_torch}
+ENGINES: dict[str, Engine] = {
+    "reference": reference,
+    "written": written,
+    "torch": with_torch,
+    "compiled": compiled,
+}

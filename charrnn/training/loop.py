@@ -14,6 +14,7 @@ import torch
 
 from charrnn.config import RESUMABLE, Budget, Config, ModelConfig, changed_keys, load_config
 from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError, TrainingError
+from charrnn.model.compiled import can_compile
 from charrnn.model.engines import Execution
 from charrnn.model.network import CharRNN
 from charrnn.sampling.generation import generate
@@ -415,15 +416,20 @@ def begin(
 
 
 def _stored_placement(before: Placed, device: torch.device) -> Placement | None:
-    """A resumed run's own engine and precision, if it is on the same kind of device: a new trial might differ."""
-    if before.device != device.type:
+    """A resumed run's own engine and precision, if they are to be had: a new trial might differ."""
+    dtype = getattr(torch, before.dtype)
+    if before.device != device.type or (before.engine == "compiled" and not can_compile(dtype, device)):
         return None
-    return Placement(device, Execution(before.engine, getattr(torch, before.dtype)), "as before")
+    return Placement(device, Execution(before.engine, dtype), "as before")
 
 
 def _differences(before: Placed, now: Placed) -> str:
     """What of the machine has changed since a checkpoint, as it was before; empty if nothing that matters has."""
-    changed = [f"on {before.device}"] if before.device != now.device else []
+    changed = []
+    if before.device != now.device:
+        changed.append(f"on {before.device}")
+    elif before.engine != now.engine:
+        changed.append(f"with engine {before.engine}")
     if before.torch not in (None, now.torch):
         changed.append(f"with torch {before.torch[:40] if before.torch else ''}")
     if before.threads not in (None, now.threads) and now.device == "cpu":

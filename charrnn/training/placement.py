@@ -9,6 +9,7 @@ from torch import Tensor
 
 from charrnn.config import TrainingConfig
 from charrnn.errors import ConfigError
+from charrnn.model.compiled import can_compile, kernels_for
 from charrnn.model.engines import Execution
 from charrnn.model.network import CharRNN
 from charrnn.text.minibatches import Shape
@@ -70,10 +71,12 @@ def place(network: CharRNN, config: TrainingConfig, shape: Shape) -> Placement:
     On a GPU `auto` means PyTorch's kernels, which take whole windows at once, and bfloat16 where it has it. On a CPU a
     trial decides: whether bfloat16 or float32 is quicker, and which engine, differs from one make of CPU to the next
     (LSTM 2 x 512 in bfloat16 over float32: 0.7 times the speed on one with AVX-512 and no AMX, 1.7 on another).
+
+    Raises ConfigError if the engine is to be `compiled` and cannot be.
     """
     device = network.device
     on_cpu = device.type == "cpu"
-    engines = ("written", "torch") if on_cpu else ("torch",)
+    engines = ("written", "torch", "compiled") if on_cpu else ("torch",)
     engines = engines if config.engine == "auto" else (config.engine,)
     if config.precision != "auto":
         dtypes, why = [getattr(torch, config.precision)], "as configured"
@@ -83,7 +86,14 @@ def place(network: CharRNN, config: TrainingConfig, shape: Shape) -> Placement:
         dtypes, why = [torch.float32, torch.bfloat16], ""
     else:
         dtypes, why = [torch.float32], f"this {device.type} has no bfloat16 of its own"
-    candidates = [Execution(engine, dtype) for dtype in dtypes for engine in engines]
+    if engines == ("compiled",):
+        kernels_for(dtypes[0], device)  # or it is said why there are none
+    candidates = [
+        Execution(engine, dtype)
+        for dtype in dtypes
+        for engine in engines
+        if engine != "compiled" or can_compile(dtype, device)
+    ]
     if len(candidates) == 1:
         return Placement(device, candidates[0], why)
     return Placement(device, *_fastest(network, candidates, shape))

@@ -30,7 +30,7 @@ class Placed(_Strict):
     """What decides the last bits of the numbers; those that are None were not recorded."""
 
     device: str
-    engine: Literal["reference", "written", "torch"]
+    engine: Literal["reference", "written", "torch", "compiled"]
     dtype: Literal["float32", "bfloat16", "float64"]
     torch: str | None = None
     threads: Count | None = None

@@ -61,12 +61,14 @@ def test_every_way_to_train_does_its_steps(options):
             contender.step()
 
 
-def test_every_engine_and_precision_is_there_and_the_others_ways():
+def test_every_engine_and_precision_is_there_and_the_others_ways(monkeypatch):
+    monkeypatch.setattr(training, "can_compile", lambda dtype, device: dtype != torch.bfloat16)
     names = [contender.name for contender in training.contenders(case(), CPU)]
     assert names == [
         "plain PyTorch, float32",
         "charrnn written, float32",
         "charrnn torch, float32",
+        "charrnn compiled, float32",
         "charrnn written, bfloat16",
         "charrnn torch, bfloat16",
         "plain PyTorch, bfloat16 autocast",
@@ -80,7 +82,7 @@ def test_float64_is_measured_where_the_configuration_asks_for_it():
     assert training.precisions(case().config) == ["float32", "bfloat16"]
     contenders = training.contenders(case(training__precision="float64"), CPU)
     double = [contender for contender in contenders if contender.precision == "float64"]
-    assert {contender.engine for contender in double} == {"reference", "written", "torch"}
+    assert {contender.engine for contender in double} >= {"reference", "written", "torch"}
     for contender in double:
         contender.step()
 

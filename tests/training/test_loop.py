@@ -20,6 +20,7 @@ from charrnn.training.memory import keep_freed_memory, memory_apart
 from charrnn.training.optimization import learning_rate_at
 from charrnn.training.runs import Run
 from charrnn.training.session import Session
+from tests.model.test_engines import FASTER
 
 
 def with_settings(config: Config, *settings: str) -> Config:
@@ -638,7 +639,7 @@ def test_a_folder_with_any_checkpoint_is_no_place_for_a_new_run(name, small_conf
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize("engine", ["written", "torch"])
+@pytest.mark.parametrize("engine", FASTER)
 def test_every_engine_follows_the_reference_through_hundreds_of_steps(engine, cell, small_config, folder):
     losses = []
     for name in ("reference", engine):

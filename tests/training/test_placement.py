@@ -35,12 +35,25 @@ TRIALS = [
         {"torch float32": 1.0, "written float32": 1.1, "torch bfloat16": 2.0, "written bfloat16": 0.9},
         "written bfloat16",
     ),
+    (
+        {
+            "torch float32": 1.0,
+            "written float32": 1.1,
+            "compiled float32": 0.8,
+            "torch bfloat16": 0.9,
+            "written bfloat16": 0.9,
+        },
+        "compiled float32",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("seconds", "taken"), TRIALS, ids=[taken for _, taken in TRIALS])
 def test_a_cpu_with_bfloat16_takes_what_a_trial_shows_to_be_faster(seconds, taken, monkeypatch):
     monkeypatch.setattr(placement, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(
+        placement, "can_compile", lambda dtype, device: f"compiled {str(dtype).removeprefix('torch.')}" in seconds
+    )
     monkeypatch.setattr(
         placement, "_pass", lambda network, execution, shape: seconds[placement._in_words(execution)] / 10
     )
@@ -53,13 +66,18 @@ def test_a_cpu_with_bfloat16_takes_what_a_trial_shows_to_be_faster(seconds, take
 
 def test_a_trial_keeps_to_what_is_configured(monkeypatch):
     monkeypatch.setattr(placement, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(placement, "can_compile", lambda dtype, device: dtype == torch.float32)
     tried = set()
     monkeypatch.setattr(placement, "_pass", lambda network, execution, shape: tried.add(execution) or 0.1)
     place(network(), TrainingConfig(engine="written"), SHAPE)
     assert {placement._in_words(execution) for execution in tried} == {"written float32", "written bfloat16"}
     tried.clear()
     place(network(), TrainingConfig(precision="float32"), SHAPE)
-    assert {placement._in_words(execution) for execution in tried} == {"written float32", "torch float32"}
+    assert {placement._in_words(execution) for execution in tried} == {
+        "written float32",
+        "torch float32",
+        "compiled float32",
+    }
     tried.clear()
     found = place(network(), TrainingConfig(engine="reference", precision="float64"), SHAPE)
     assert not tried

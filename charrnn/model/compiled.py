@@ -1,0 +1,224 @@
+"""Forward and backward through time in C: the `compiled` engine, where there is a compiler for it.
+
+kernels.c is compiled for this machine the first time that it is wanted, and kept in the user's cache. What it does not
+do, the products over all steps at once, is PyTorch's. Suffixes: T steps, B lanes, H units, K = G * H the gates' sums
+side by side.
+"""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from types import EllipsisType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from charrnn.errors import ConfigError
+from charrnn.model.cells import Cell, Drop, State, Weights
+from charrnn.waiting import told_if_slow
+
+_SOURCE = Path(__file__).with_name("kernels.c")
+
+_FLAGS = ("-O3", "-fno-math-errno", "-shared", "-fPIC")
+
+_TRIED = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",))
+"""One after the other: ARM's name for the option, and Apple's compiler, which has no OpenMP."""
+
+_PRECISIONS = {torch.float32: (), torch.float64: ("-DDOUBLE",)}
+
+_CELLS = {("rnn", "tanh"): 0, ("rnn", "relu"): 1, ("gru", "tanh"): 2, ("lstm", "tanh"): 3}
+"""As kernels.c numbers them."""
+
+
+def compiled(
+    x: Tensor, state: State, layers: Sequence[Weights], cell: Cell, drop: Drop | None = None
+) -> tuple[Tensor, State]:
+    """The stack of layers by kernels.c; the signature is that of every engine, see engines.py.
+
+    Raises ConfigError off the CPU, in bfloat16, and where nothing can be compiled.
+    """
+    kernels = kernels_for(state[0].dtype, state[0].device)
+    H_TBH, finals = x, []
+    for l, weights in enumerate(layers):
+        H_TBH = drop(H_TBH) if drop and l else H_TBH
+        before = (tensor_LBH[l] for tensor_LBH in state)
+        H_TBH, *final = _Layer.apply(kernels, cell, torch.is_grad_enabled(), H_TBH, *weights, *before)  # type: ignore[no-untyped-call]
+        finals.append(final)
+    return H_TBH, tuple(torch.stack(tensors) for tensors in zip(*finals, strict=True))
+
+
+class _Layer(torch.autograd.Function):
+    """(kernels, cell, whether a backward pass may come, x, the weights, state) -> H_TBH and the last state."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        kernels: "_Kernels",
+        cell: Cell,
+        with_gradient: bool,
+        x: Tensor,
+        w_ih: Tensor,
+        w_hh: Tensor,
+        b_ih: Tensor,
+        b_hh: Tensor,
+        *before: Tensor,
+    ) -> tuple[Tensor, ...]:
+        (T, B), (K, H) = x.shape[:2], w_hh.shape
+        H_TBH = kernels.rows(w_hh, T + 1, B, H)
+        H_TBH[0] = before[0]
+        C_TBH = w_hh.new_empty(T + 1, B, H) if cell.name == "lstm" else None
+        if C_TBH is not None:
+            C_TBH[0] = before[1]
+        gates_TBK = w_hh.new_empty(T, B, K) if with_gradient and cell.name != "rnn" else None
+        hidden_n_TBH = w_hh.new_empty(T, B, H) if with_gradient and cell.name == "gru" else None
+        # b_hh belongs to the sums, but of a GRU's n to the part from H, which the reset gate multiplies.
+        shared = K - H if cell.name == "gru" else K
+        bias_K = torch.cat([b_ih[:shared] + b_hh[:shared], b_ih[shared:]])
+        ids_TB = None if x.is_floating_point() else x.contiguous()
+        table = functional.linear(x, w_ih, bias_K) if ids_TB is None else (w_ih.T + bias_K).contiguous()
+        b_n, w_hh = b_hh[shared:].contiguous(), w_hh.contiguous()
+        kernels.run("forward", cell, (T, B, H), ids_TB, table, w_hh, b_n, ..., H_TBH, C_TBH, gates_TBK, hidden_n_TBH)
+        ctx.save_for_backward(x, w_ih, w_hh, H_TBH, C_TBH, gates_TBK, hidden_n_TBH)
+        ctx.kernels, ctx.cell = kernels, cell
+        return H_TBH[1:], *(states_TBH[-1].clone() for states_TBH in (H_TBH, C_TBH) if states_TBH is not None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dH_TBH: Tensor, *dstate: Tensor) -> tuple[Tensor | None, ...]:
+        x, w_ih, w_hh, H_TBH, C_TBH, gates_TBK, hidden_n_TBH = ctx.saved_tensors
+        (T, B), (K, H) = x.shape[:2], w_hh.shape
+        dH_BH, dC_BH = [tensor.clone(memory_format=torch.contiguous_format) for tensor in dstate] + [None] * (
+            2 - len(dstate)
+        )
+        ids_TB = None if x.is_floating_point() else x.contiguous()
+        dtable_VK = None if ids_TB is None else w_ih.new_zeros(w_ih.shape[1], K)
+        dsums_TBK = ctx.kernels.rows(w_hh, T, B, K)
+        dn_TBH = None if hidden_n_TBH is None else torch.empty_like(hidden_n_TBH)
+        known = (ids_TB, w_hh, ..., H_TBH, C_TBH, gates_TBK, hidden_n_TBH, dH_TBH.contiguous())
+        ctx.kernels.run("backward", ctx.cell, (T, B, H), *known, dH_BH, dC_BH, dsums_TBK, dn_TBH, dtable_VK)
+        dsums_NK = dsums_TBK.flatten(0, 1)
+        dw_hh, db_hh = dsums_NK.T @ H_TBH[:-1].flatten(0, 1), dsums_NK.sum(0)
+        if dtable_VK is not None:
+            dx, dw_ih, db_ih = None, dtable_VK.T, dtable_VK.sum(0)
+        else:
+            from_inputs_TBK = dsums_TBK if dn_TBH is None else torch.cat([dsums_TBK[..., : K - H], dn_TBH], dim=2)
+            dx, dw_ih = from_inputs_TBK @ w_ih, from_inputs_TBK.flatten(0, 1).T @ x.flatten(0, 1)
+            db_ih = from_inputs_TBK.sum((0, 1))
+        return None, None, None, dx, dw_ih, dw_hh, db_ih, db_hh, dH_BH, *([] if dC_BH is None else [dC_BH])
+
+
+class _Kernels:
+    """The functions of kernels.c for one precision."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        library.units_of_a_vector.restype = library.numbers_of_a_row.restype = ctypes.c_int64
+        library.numbers_of_a_row.argtypes = [ctypes.c_int64]
+        numbers = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]
+        library.forward.argtypes = numbers + [ctypes.c_void_p] * 9
+        library.backward.argtypes = numbers + [ctypes.c_void_p] * 13
+        library.forward.restype = library.backward.restype = None
+        self._units = int(library.units_of_a_vector())
+
+    def rows(self, like: Tensor, steps: int, lanes: int, length: int) -> Tensor:
+        """(steps, lanes, length) to be filled in, its rows as far apart as the products want them."""
+        return like.new_empty(steps, lanes, self._library.numbers_of_a_row(length))[..., :length]
+
+    def run(self, name: str, cell: Cell, sizes: tuple[int, int, int], *tensors: Tensor | EllipsisType | None) -> None:
+        """Call a function with its tensors in its own order; ... stands for the room to lay out W_hh."""
+        H = sizes[2]
+        whole = -(-H // self._units) * self._units
+        like = next(tensor for tensor in tensors if isinstance(tensor, Tensor) and tensor.is_floating_point())
+        packed = like.new_empty(whole * cell.gates * H)
+        numbers = (_CELLS[cell.name, cell.activation], torch.get_num_threads(), *sizes)
+        placed = [packed if tensor is ... else tensor for tensor in tensors]
+        function = getattr(self._library, name)
+        function(*numbers, *(None if tensor is None else tensor.data_ptr() for tensor in placed))
+
+
+# ---- compiling
+
+
+def kernels_for(dtype: torch.dtype, device: torch.device) -> _Kernels:
+    """The kernels for a precision, compiled if they have not been. Raises ConfigError where there can be none."""
+    if device.type != "cpu" or dtype not in _PRECISIONS:
+        name = str(dtype).removeprefix("torch.")
+        raise ConfigError(f"engine compiled: for float32 and float64 on the CPU, not {name} on {device.type}")
+    kernels = _compiled(dtype)
+    if isinstance(kernels, str):
+        raise ConfigError(f"engine compiled: {kernels}")
+    return kernels
+
+
+def can_compile(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the kernels are to be had there in that precision; they are compiled to find out."""
+    try:
+        kernels_for(dtype, device)
+    except ConfigError:
+        return False
+    return True
+
+
+@lru_cache(maxsize=len(_PRECISIONS))
+def _compiled(dtype: torch.dtype) -> _Kernels | str:
+    """The kernels, or why there are none."""
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc", "clang"))), None)
+    if os.name == "nt" or compiler is None:
+        return "there is no C compiler here (cc, gcc, clang, or what CC names)"
+    reasons = []
+    for flags in _TRIED:
+        found = _made(compiler, (*_FLAGS, *flags, *_PRECISIONS[dtype]))
+        if isinstance(found, _Kernels):
+            return found
+        reasons.append(found)
+    return f"{compiler} cannot compile the kernels: {reasons[0]}"
+
+
+def _made(compiler: str, flags: tuple[str, ...]) -> _Kernels | str:
+    """The kernels, or what the compiler or the loader said in their place."""
+    try:
+        return _Kernels(ctypes.CDLL(str(_library(compiler, flags))))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        return next((line for line in said.splitlines() if "error" in line), said.strip() or type(error).__name__)
+
+
+def _library(compiler: str, flags: tuple[str, ...]) -> Path:
+    """The compiled kernels, from the cache if they are in there.
+
+    They are told apart by their source and by all that the compiler defines for this machine, so that a home folder
+    that several machines share holds one for each.
+    """
+    asked = [compiler, *flags, "-dM", "-E", "-x", "c", os.devnull]
+    defined = subprocess.run(asked, check=True, capture_output=True, text=True, errors="replace", timeout=60).stdout
+    key = hashlib.sha256("\0".join([*flags, defined, _SOURCE.read_text(encoding="utf-8")]).encode()).hexdigest()
+    path = _cache() / f"kernels-{key[:32]}.so"
+    if not path.exists():
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        command = [compiler, *flags, "-o", str(unfinished), str(_SOURCE)]
+        with told_if_slow("compiling the kernels for this CPU, which is done once"):
+            subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=300)
+        unfinished.replace(path)
+    return path
+
+
+def _cache() -> Path:
+    """A folder that nobody else can put libraries into: the user's cache, or where there is none a passing one."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "charrnn"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if found.st_uid == os.geteuid() and not found.st_mode & 0o022 and os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):
+        pass
+    return Path(tempfile.mkdtemp(prefix="charrnn-"))

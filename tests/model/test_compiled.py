@@ -1,0 +1,178 @@
+"""The C kernels: compiled once, where there is a compiler, for vectors of any width; refused elsewhere."""
+
+import os
+import platform
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from charrnn.config import ModelConfig, TrainingConfig
+from charrnn.errors import ConfigError
+from charrnn.model import compiled
+from charrnn.model.engines import Execution
+from charrnn.model.network import CharRNN
+from charrnn.text.minibatches import Shape
+from charrnn.training.placement import place
+from tests.model.test_engines import CELLS, IDS
+
+CPU = torch.device("cpu")
+COMPILER = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), "")
+
+pytestmark = pytest.mark.skipif(
+    os.name == "nt" or not compiled.can_compile(torch.float64, CPU), reason="nothing can be compiled here"
+)
+
+
+@pytest.fixture
+def anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Nothing has been compiled yet in this process, and the cache is an empty one of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiled, "_FLAGS", ("-O1", *compiled._FLAGS[1:]))  # which takes half the time
+    compiled._compiled.cache_clear()
+    yield tmp_path / "charrnn"
+    compiled._compiled.cache_clear()
+
+
+def compiler(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put a compiler into CC that does what a shell script does."""
+    path = folder / "compiler"
+    path.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    path.chmod(0o755)
+    monkeypatch.setenv("CC", str(path))
+
+
+def losses_and_gradients(
+    cell, execution: Execution, hidden_size: int, lanes: int, num_layers: int
+) -> list[torch.Tensor]:
+    config = ModelConfig(
+        cell=cell.name, activation=cell.activation, hidden_size=hidden_size, num_layers=num_layers, weight_dropout=0
+    )
+    network = CharRNN(config, 11).initialise(0)
+    generator = torch.Generator().manual_seed(1)
+    ids_TB = torch.randint(11, (5, lanes), generator=generator)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    network.to(execution.dtype)
+    nats, state = network.loss(ids_TB[:-1], ids_TB[1:], None, execution)
+    nats, state = network.loss(ids_TB[1:], ids_TB[:-1], state, execution)
+    return [nats, *state, *torch.autograd.grad(nats + state[-1].sum(), list(network.parameters()))]
+
+
+def assert_agrees(cell, dtype: torch.dtype, hidden_size: int, lanes: int, num_layers: int = 1) -> None:
+    sizes = (hidden_size, lanes, num_layers)
+    expected = losses_and_gradients(cell, Execution("reference", torch.float64), *sizes)
+    found = losses_and_gradients(cell, Execution("compiled", dtype), *sizes)
+    tolerance = 1e-11 if dtype == torch.float64 else 2e-5
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == dtype
+        assert (one.double() - other).norm() <= tolerance * other.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("hidden_size", [1, 16, 17, 131])
+@pytest.mark.parametrize("cell", CELLS, ids=IDS)
+def test_any_number_of_units_and_lanes_agrees_with_the_equations(cell, hidden_size, dtype):
+    for lanes in (1, 6, 13, 67):
+        assert_agrees(cell, dtype, hidden_size, lanes)
+    assert_agrees(cell, dtype, hidden_size, lanes=3, num_layers=3)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names of x86's vectors")
+@pytest.mark.parametrize("machine", ["x86-64", "x86-64-v3"])
+def test_narrower_vectors_give_the_same(machine, anew, monkeypatch):
+    monkeypatch.setattr(compiled, "_TRIED", ((f"-march={machine}", "-fopenmp"),))
+    for cell in CELLS:
+        assert_agrees(cell, torch.float32, hidden_size=37, lanes=13)
+    assert compiled._compiled(torch.float32)._units == {"x86-64": 4, "x86-64-v3": 8}[machine]
+
+
+def test_the_number_of_threads_changes_no_bit_of_the_states():
+    network = CharRNN(ModelConfig(hidden_size=83), 7).initialise(0)
+    ids_TB = torch.arange(60).view(10, 6) % 7
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 9):
+            torch.set_num_threads(threads)
+            found.append(network.hidden(ids_TB, None, Execution("compiled")))
+    finally:
+        torch.set_num_threads(before)
+    for H_TBH, state in found[1:]:
+        assert torch.equal(H_TBH, found[0][0])
+        assert all(torch.equal(one, other) for one, other in zip(state, found[0][1], strict=True))
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=IDS)
+def test_without_gradients_the_values_are_the_same(cell):
+    network = CharRNN(ModelConfig(cell=cell.name, activation=cell.activation, hidden_size=19), 7).initialise(0)
+    ids_TB = torch.arange(24).view(8, 3) % 7
+    with_gradients, _ = network.hidden(ids_TB, None, Execution("compiled"))
+    with torch.no_grad():
+        without, _ = network.hidden(ids_TB, None, Execution("compiled"))
+    assert torch.equal(with_gradients, without)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=IDS)
+def test_what_is_no_number_is_not_hidden_and_what_is_large_is_bounded(cell):
+    network = CharRNN(ModelConfig(cell=cell.name, activation=cell.activation, hidden_size=19), 7).initialise(0)
+    ids_TB = torch.zeros(3, 2, dtype=torch.int64)
+    with torch.no_grad():
+        network.rnn.layers()[0].weight_ih.mul_(1e30)
+        large, _ = network.hidden(ids_TB, None, Execution("compiled"))
+        network.rnn.layers()[0].weight_ih[4, 0] = torch.nan
+        spoilt, _ = network.hidden(ids_TB, None, Execution("compiled"))
+    assert cell.activation == "relu" or large.abs().max() <= 1
+    assert spoilt[0, :, 4].isnan().all()
+    assert spoilt[1:].isnan().all()
+
+
+def test_other_precisions_and_devices_are_refused():
+    with pytest.raises(ConfigError, match="engine compiled: for float32 and float64 on the CPU, not bfloat16 on cpu"):
+        place(
+            CharRNN(ModelConfig(hidden_size=5), 7), TrainingConfig(engine="compiled", precision="bfloat16"), Shape(2, 3)
+        )
+    with pytest.raises(ConfigError, match="not float32 on meta"):
+        compiled.kernels_for(torch.float32, torch.device("meta"))
+
+
+def test_without_a_compiler_auto_does_without_and_the_engine_is_refused(anew, monkeypatch):
+    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
+    network = CharRNN(ModelConfig(hidden_size=5), 7).initialise(0)
+    assert place(network, TrainingConfig(precision="float32"), Shape(2, 3)).execution.engine in ("written", "torch")
+    with pytest.raises(ConfigError, match="engine compiled: there is no C compiler here"):
+        place(network, TrainingConfig(engine="compiled"), Shape(2, 3))
+
+
+def test_what_a_compiler_says_is_passed_on(anew, tmp_path, monkeypatch):
+    compiler(tmp_path, "echo 'kernels.c:1:1: error: no vectors for you' >&2; exit 1", monkeypatch)
+    with pytest.raises(ConfigError, match=r"compiler cannot compile the kernels: kernels.c:1:1: error: no vectors for"):
+        compiled.kernels_for(torch.float32, CPU)
+
+
+def test_a_compiler_without_openmp_will_do(anew, tmp_path, monkeypatch):
+    script = f'case "$*" in *-fopenmp*) echo "error: unsupported option" >&2; exit 1;; *) exec {COMPILER} "$@";; esac'
+    compiler(tmp_path, script, monkeypatch)
+    assert_agrees(CELLS[3], torch.float32, hidden_size=37, lanes=13)
+
+
+def test_the_cache_spares_the_second_process_the_compiler(anew, tmp_path, monkeypatch):
+    counter = tmp_path / "counter"
+    script = f'case "$*" in *-E*) ;; *) echo one >> {counter};; esac; exec {COMPILER} "$@"'
+    compiler(tmp_path, script, monkeypatch)
+    for _ in range(2):
+        compiled.kernels_for(torch.float32, CPU)
+        compiled._compiled.cache_clear()  # as in another process
+    assert counter.read_text(encoding="utf-8") == "one\n"
+    assert [path.suffix for path in anew.iterdir()] == [".so"]
+    assert stat.S_IMODE(anew.stat().st_mode) == 0o700
+
+
+def test_a_cache_that_others_may_write_to_is_not_trusted(anew, tmp_path):
+    anew.mkdir()
+    anew.chmod(0o777)
+    assert compiled.can_compile(torch.float32, CPU)
+    assert not list(anew.iterdir())
