@@ -106,13 +106,14 @@ class _Layer(torch.autograd.Function):
         known = (ids_TB, w_hh, ..., H_TBH, C_TBH, gates_TBK, hidden_n_TBH, dH_TBH.contiguous())
         ctx.kernels.run("backward", ctx.cell, (T, B, H), *known, dH_BH, dC_BH, dsums_TBK, dn_TBH, dtable_VK)
         dsums_NK = dsums_TBK.flatten(0, 1)
-        dw_hh, db_hh = dsums_NK.T @ H_TBH[:-1].flatten(0, 1), dsums_NK.sum(0)
+        dw_hh = dsums_NK.T @ H_TBH[:-1].flatten(0, 1)
         if dtable_VK is not None:
             dx, dw_ih, db_ih = None, dtable_VK.T, dtable_VK.sum(0)
         else:
             from_inputs_TBK = dsums_TBK if dn_TBH is None else torch.cat([dsums_TBK[..., : K - H], dn_TBH], dim=2)
             dx, dw_ih = from_inputs_TBK @ w_ih, from_inputs_TBK.flatten(0, 1).T @ x.flatten(0, 1)
             db_ih = from_inputs_TBK.sum((0, 1))
+        db_hh = db_ih if dn_TBH is None else torch.cat([db_ih[: K - H], dsums_NK[:, K - H :].sum(0)])
         return None, None, None, dx, dw_ih, dw_hh, db_ih, db_hh, dH_BH, *([] if dC_BH is None else [dC_BH])
 
 
