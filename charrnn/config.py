@@ -359,7 +359,7 @@ RESUMABLE = frozenset(
     f"training.{key}"
     for key in ("budget", "device", "evaluations", "samples", "sample_prefix", "sample_length", "checkpoint_every")
 ) | {
-    *("training.threads", "training.keep", "training.keep_by", "training.tensorboard"),
+    *("training.engine", "training.threads", "training.keep", "training.keep_by", "training.tensorboard"),
     *("training.explosion", "training.rollbacks", "training.patience"),
 }
 """Keys that a resumed run may change; every other one would make it a different run."""

@@ -5,11 +5,15 @@ do, the products over all steps at once, is PyTorch's. Suffixes: T steps, B lane
 side by side.
 """
 
+import atexit
 import ctypes
 import hashlib
 import os
+import platform
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
@@ -30,8 +34,7 @@ _SOURCE = Path(__file__).with_name("kernels.c")
 
 _FLAGS = ("-O3", "-fno-math-errno", "-shared", "-fPIC")
 
-_TRIED = (("-march=native", "-fopenmp"), ("-mcpu=native", "-fopenmp"), ("-march=native",), ("-mcpu=native",))
-"""One after the other: ARM's name for the option, and Apple's compiler, which has no OpenMP."""
+_TOOLS_OF_MACOS = ("/Library/Developer/CommandLineTools", "/Applications/Xcode.app")
 
 _PRECISIONS = {torch.float32: (), torch.float64: ("-DDOUBLE",)}
 
@@ -46,7 +49,7 @@ def compiled(
 
     Raises ConfigError off the CPU, in bfloat16, and where nothing can be compiled.
     """
-    kernels = kernels_for(state[0].dtype, state[0].device)
+    kernels = kernels_for(layers[0].weight_hh.dtype, layers[0].weight_hh.device)
     H_TBH, finals = x, []
     for l, weights in enumerate(layers):
         H_TBH = drop(H_TBH) if drop and l else H_TBH
@@ -83,7 +86,7 @@ class _Layer(torch.autograd.Function):
         # b_hh belongs to the sums, but of a GRU's n to the part from H, which the reset gate multiplies.
         shared = K - H if cell.name == "gru" else K
         bias_K = torch.cat([b_ih[:shared] + b_hh[:shared], b_ih[shared:]])
-        ids_TB = None if x.is_floating_point() else x.contiguous()
+        ids_TB = _ids(x, w_ih.shape[1])
         table = functional.linear(x, w_ih, bias_K) if ids_TB is None else (w_ih.T + bias_K).contiguous()
         b_n, w_hh = b_hh[shared:].contiguous(), w_hh.contiguous()
         kernels.run("forward", cell, (T, B, H), ids_TB, table, w_hh, b_n, ..., H_TBH, C_TBH, gates_TBK, hidden_n_TBH)
@@ -99,7 +102,7 @@ class _Layer(torch.autograd.Function):
         dH_BH, dC_BH = [tensor.clone(memory_format=torch.contiguous_format) for tensor in dstate] + [None] * (
             2 - len(dstate)
         )
-        ids_TB = None if x.is_floating_point() else x.contiguous()
+        ids_TB = _ids(x, w_ih.shape[1])
         dtable_VK = None if ids_TB is None else w_ih.new_zeros(w_ih.shape[1], K)
         dsums_TBK = ctx.kernels.rows(w_hh, T, B, K)
         dn_TBH = None if hidden_n_TBH is None else torch.empty_like(hidden_n_TBH)
@@ -117,11 +120,23 @@ class _Layer(torch.autograd.Function):
         return None, None, None, dx, dw_ih, dw_hh, db_ih, db_hh, dH_BH, *([] if dC_BH is None else [dC_BH])
 
 
+def _ids(x: Tensor, vocabulary_size: int) -> Tensor | None:
+    """As the kernels read them, which check nothing; None for vectors."""
+    if x.is_floating_point():
+        return None
+    low, high = torch.aminmax(x)
+    if low < 0 or high >= vocabulary_size:
+        raise IndexError(f"ids from {low} to {high}; expected 0 to {vocabulary_size - 1}")
+    return x.to(torch.int64).contiguous()
+
+
 class _Kernels:
     """The functions of kernels.c for one precision."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
+    def __init__(self, path: Path) -> None:
+        self.build = path.stem.split("-")[1]
+        """Of which compiler, options and source; another may round otherwise."""
+        self._library = library = ctypes.CDLL(str(path))
         library.units_of_a_vector.restype = library.numbers_of_a_row.restype = ctypes.c_int64
         library.numbers_of_a_row.argtypes = [ctypes.c_int64]
         numbers = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]
@@ -142,6 +157,7 @@ class _Kernels:
         packed = like.new_empty(whole * cell.gates * H)
         numbers = (_CELLS[cell.name, cell.activation], torch.get_num_threads(), *sizes)
         placed = [packed if tensor is ... else tensor for tensor in tensors]
+        assert {tensor.dtype for tensor in placed if tensor is not None} <= {like.dtype, torch.int64}
         function = getattr(self._library, name)
         function(*numbers, *(None if tensor is None else tensor.data_ptr() for tensor in placed))
 
@@ -172,54 +188,113 @@ def can_compile(dtype: torch.dtype, device: torch.device) -> bool:
 @lru_cache(maxsize=len(_PRECISIONS))
 def _compiled(dtype: torch.dtype) -> _Kernels | str:
     """The kernels, or why there are none."""
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", ""), "cc", "gcc", "clang"))), None)
-    if os.name == "nt" or compiler is None:
-        return "there is no C compiler here (cc, gcc, clang, or what CC names)"
+    compiler = compiler_here()
+    if compiler is None:
+        return "there is no C compiler here (cc, gcc, clang, or what CC names; on Windows none will do yet)"
     reasons = []
-    for flags in _TRIED:
+    for flags in _variants():
         found = _made(compiler, (*_FLAGS, *flags, *_PRECISIONS[dtype]))
         if isinstance(found, _Kernels):
             return found
         reasons.append(found)
-    return f"{compiler} cannot compile the kernels: {reasons[0]}"
+    return f"{' '.join(compiler)}: {reasons[0]}"
 
 
-def _made(compiler: str, flags: tuple[str, ...]) -> _Kernels | str:
+def compiler_here() -> tuple[str, ...] | None:
+    """The command of the first C compiler to be found: what CC names, with its options, or cc, gcc, clang.
+
+    On macOS a cc is there before the tools are, and asks whether to install them.
+    """
+    if os.name == "nt":
+        return None
+    if sys.platform == "darwin" and not any(Path(tools).exists() for tools in _TOOLS_OF_MACOS):
+        return None
+    for words in (shlex.split(os.environ.get("CC", "")), ["cc"], ["gcc"], ["clang"]):
+        found = shutil.which(words[0]) if words else None
+        if found:
+            return found, *words[1:]
+    return None
+
+
+def _variants() -> list[tuple[str, ...]]:
+    """Options for this CPU and for several threads, and then for one.
+
+    On macOS for one alone: another OpenMP than the one that PyTorch brings ends the process.
+    """
+    x86 = platform.machine() in ("x86_64", "AMD64", "i386", "i686")
+    for_this_cpu = "-march=native" if x86 else "-mcpu=native"
+    return [(for_this_cpu, "-fopenmp")] * (sys.platform != "darwin") + [(for_this_cpu,)]
+
+
+def _made(compiler: tuple[str, ...], flags: tuple[str, ...]) -> _Kernels | str:
     """The kernels, or what the compiler or the loader said in their place."""
     try:
-        return _Kernels(ctypes.CDLL(str(_library(compiler, flags))))
-    except (OSError, subprocess.SubprocessError) as error:
+        return _Kernels(_library(compiler, flags))
+    except (OSError, AttributeError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
+        said = said.decode(errors="replace") if isinstance(said, bytes) else said
         return next((line for line in said.splitlines() if "error" in line), said.strip() or type(error).__name__)
 
 
-def _library(compiler: str, flags: tuple[str, ...]) -> Path:
+def _library(compiler: tuple[str, ...], flags: tuple[str, ...]) -> Path:
     """The compiled kernels, from the cache if they are in there.
 
     They are told apart by their source and by all that the compiler defines for this machine, so that a home folder
-    that several machines share holds one for each.
+    that several machines share holds one for each. A name ends in the file's own checksum, for to load a damaged one
+    may end the process.
     """
-    asked = [compiler, *flags, "-dM", "-E", "-x", "c", os.devnull]
-    defined = subprocess.run(asked, check=True, capture_output=True, text=True, errors="replace", timeout=60).stdout
-    key = hashlib.sha256("\0".join([*flags, defined, _SOURCE.read_text(encoding="utf-8")]).encode()).hexdigest()
-    path = _cache() / f"kernels-{key[:32]}.so"
-    if not path.exists():
-        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-        command = [compiler, *flags, "-o", str(unfinished), str(_SOURCE)]
-        with told_if_slow("compiling the kernels for this CPU, which is done once"):
-            subprocess.run(command, check=True, capture_output=True, text=True, errors="replace", timeout=300)
-        unfinished.replace(path)
-    return path
+    defined = _said([*compiler, *flags, "-dM", "-E", "-x", "c", os.devnull])
+    name = f"kernels-{_checksum(*flags, defined, _SOURCE.read_text(encoding='utf-8'))}"
+    cache = _cache()
+    for path in cache.glob(f"{name}-*.so"):
+        if path.stem == f"{name}-{_checksum(path.read_bytes())}":
+            return path
+        path.unlink()
+    with (
+        tempfile.TemporaryDirectory(dir=cache) as folder,
+        told_if_slow("compiling the kernels for this CPU, which is done once"),
+    ):
+        unfinished = Path(folder) / "kernels.so"
+        _said([*compiler, *flags, "-o", str(unfinished), "-x", "c", str(_SOURCE)])
+        return unfinished.replace(cache / f"{name}-{_checksum(unfinished.read_bytes())}.so")
+
+
+def _checksum(*parts: str | bytes) -> str:
+    whole = b"\0".join(part.encode() if isinstance(part, str) else part for part in parts)
+    return hashlib.sha256(whole).hexdigest()[:32]
+
+
+def _said(command: list[str]) -> str:
+    """What a command prints. Raises subprocess.SubprocessError if it fails or takes five minutes."""
+    environment = {**os.environ, "LC_ALL": "C"}  # so that an error is called one
+    return subprocess.run(
+        command,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+        timeout=300,
+    ).stdout
 
 
 def _cache() -> Path:
     """A folder that nobody else can put libraries into: the user's cache, or where there is none a passing one."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "charrnn"
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "charrnn"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
         if found.st_uid == os.geteuid() and not found.st_mode & 0o022 and os.access(folder, os.W_OK):
             return folder
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError):  # RuntimeError: nobody's home
         pass
-    return Path(tempfile.mkdtemp(prefix="charrnn-"))
+    return _passing_folder()
+
+
+@lru_cache(maxsize=1)
+def _passing_folder() -> Path:
+    """One that ends with the process."""
+    folder = tempfile.mkdtemp(prefix="charrnn-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

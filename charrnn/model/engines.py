@@ -15,7 +15,7 @@ from torch import Tensor
 
 from charrnn.model.bptt import written
 from charrnn.model.cells import Cell, Drop, State, Weights
-from charrnn.model.compiled import compiled
+from charrnn.model.compiled import compiled, kernels_for
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,13 @@ def _dense(x: Tensor, first: Weights) -> Tensor:
     if x.is_floating_point():
         return x
     return one_hot(x, first.weight_ih.shape[1], first.weight_ih.dtype)
+
+
+def build_of(execution: Execution) -> str | None:
+    """Which build of the kernels an execution takes, where they are not PyTorch's own."""
+    if execution.engine != "compiled":
+        return None
+    return kernels_for(execution.dtype, torch.device("cpu")).build
 
 
 ENGINES: dict[str, Engine] = {

@@ -199,9 +199,9 @@ static void wait_for_the_others(void) {
 #endif
 }
 
-/* How far apart rows lie of which a product reads the same column of several at once: whole vectors, and no multiple of
-   a large power of two, or rows of 1,024 numbers would all fall upon the same few places of the cache. */
-int64_t numbers_of_a_row(int64_t length) { return (length + UNITS - 1) / UNITS * UNITS + 16; }
+/* How far apart rows lie of which a product reads the same column of several at once: whole vectors, and an odd multiple
+   of 16, or rows of 1,024 numbers would all fall upon the same few places of the cache. */
+int64_t numbers_of_a_row(int64_t length) { return (length + 31) / 32 * 32 + 16; }
 
 /* ---- forward */
 

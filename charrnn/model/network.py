@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from charrnn.config import ModelConfig
 from charrnn.model.cells import Cell, State, Weights
+from charrnn.model.dropout import dropout
 from charrnn.model.engines import ENGINES, Execution
 from charrnn.model.readout import cross_entropy_sum
 
@@ -108,15 +109,15 @@ class CharRNN(nn.Module):
         layers = [Weights(*(tensor.to(dtype) for tensor in weights)) for weights in self.rnn.layers()]
         if self.training and self.config.weight_dropout:
             layers = [self._with_dropped_weights(weights) for weights in layers]
-        dropout = self.config.dropout if self.training else 0.0
-        drop = partial(functional.dropout, p=dropout) if dropout else None
+        dropped = self.training and self.config.dropout > 0
+        drop = partial(dropout, p=self.config.dropout) if dropped else None
         x = ids_TB if self.embedding is None else self.embedding(ids_TB).to(dtype)
         H_TBH, state = ENGINES[execution.engine](x, state, layers, self.cell, drop)
         return (drop(H_TBH) if drop else H_TBH), state
 
     def _with_dropped_weights(self, weights: Weights) -> Weights:
         """DropConnect on W_hh, one mask for the whole window (Merity et al. 2018)."""
-        return weights._replace(weight_hh=functional.dropout(weights.weight_hh, self.config.weight_dropout))
+        return weights._replace(weight_hh=dropout(weights.weight_hh, self.config.weight_dropout))
 
     def zero_state(self, lanes: int, dtype: torch.dtype = torch.float32) -> State:
         """The cell's tensors of zeros, each (L, lanes, H)."""

@@ -326,7 +326,7 @@ def _restored(stored: Checkpoint, run: Run, settings: list[str], budget: str | N
         )
     before = Progress.read(stored.progress).placement
     _set_up(config)
-    session = begin(config, dataset, stored, _stored_placement(before, choose_device(config.training.device)))
+    session = begin(config, dataset, stored, _stored_placement(before, config))
     session.restore(stored)
     if _raised(Budget.parse(stored.config.training.budget), session):
         session.since_best, session.end = 0, 1.0  # the learning rate rises again: there is new reason for patience
@@ -415,10 +415,12 @@ def begin(
     return Session(config, dataset, network, placement or place(network, config.training, shape))
 
 
-def _stored_placement(before: Placed, device: torch.device) -> Placement | None:
-    """A resumed run's own engine and precision, if they are to be had: a new trial might differ."""
-    dtype = getattr(torch, before.dtype)
-    if before.device != device.type or (before.engine == "compiled" and not can_compile(dtype, device)):
+def _stored_placement(before: Placed, config: Config) -> Placement | None:
+    """A resumed run's own engine and precision, if they are wanted and to be had: a new trial might differ."""
+    device, dtype = choose_device(config.training.device), getattr(torch, before.dtype)
+    if before.device != device.type or config.training.engine not in ("auto", before.engine):
+        return None
+    if before.engine == "compiled" and not can_compile(dtype, device):
         return None
     return Placement(device, Execution(before.engine, dtype), "as before")
 
@@ -430,6 +432,8 @@ def _differences(before: Placed, now: Placed) -> str:
         changed.append(f"on {before.device}")
     elif before.engine != now.engine:
         changed.append(f"with engine {before.engine}")
+    elif before.build not in (None, now.build):
+        changed.append("with another build of engine compiled")
     if before.torch not in (None, now.torch):
         changed.append(f"with torch {before.torch[:40] if before.torch else ''}")
     if before.threads not in (None, now.threads) and now.device == "cpu":

@@ -95,7 +95,7 @@ def place(network: CharRNN, config: TrainingConfig, shape: Shape) -> Placement:
         if engine != "compiled" or can_compile(dtype, device)
     ]
     if len(candidates) == 1:
-        return Placement(device, candidates[0], why)
+        return Placement(device, candidates[0], why or f"engine {candidates[0].engine} has no other precision")
     return Placement(device, *_fastest(network, candidates, shape))
 
 

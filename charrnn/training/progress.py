@@ -32,6 +32,8 @@ class Placed(_Strict):
     device: str
     engine: Literal["reference", "written", "torch", "compiled"]
     dtype: Literal["float32", "bfloat16", "float64"]
+    build: str | None = None
+    """Of engine compiled."""
     torch: str | None = None
     threads: Count | None = None
 

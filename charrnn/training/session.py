@@ -13,6 +13,7 @@ from torch import Tensor
 from charrnn.config import Budget, Config, Unit
 from charrnn.errors import CheckpointError
 from charrnn.model.cells import State
+from charrnn.model.engines import build_of
 from charrnn.model.network import CharRNN, detached
 from charrnn.text.dataset import Dataset
 from charrnn.text.minibatches import Minibatches, Position, Shape, Window
@@ -340,6 +341,7 @@ class Session:
                 "device": self.placement.device.type,
                 "engine": self.placement.execution.engine,
                 "dtype": self.placement.execution.precision,
+                "build": build_of(self.placement.execution),
                 "torch": str(torch.__version__),
                 "threads": self.placement.threads,
             }

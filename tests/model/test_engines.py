@@ -10,14 +10,14 @@ from torch.nn.functional import dropout
 
 from charrnn.config import ModelConfig
 from charrnn.model.cells import Cell, State, Weights
-from charrnn.model.compiled import can_compile
+from charrnn.model.compiled import compiler_here
 from charrnn.model.engines import ENGINES, one_hot, reference
 from charrnn.model.network import CharRNN
 
 # Primes that differ, so that no mistaken axis can pass unseen.
 STEPS, LANES, VOCABULARY, HIDDEN, EMBEDDING = 7, 3, 11, 5, 13
 
-ENGINE_NAMES = [name for name in ENGINES if name != "compiled" or can_compile(torch.float64, torch.device("cpu"))]
+ENGINE_NAMES = [name for name in ENGINES if name != "compiled" or compiler_here()]
 FASTER = [name for name in ENGINE_NAMES if name != "reference"]
 PRECISIONS = [
     (name, dtype, tolerance)
