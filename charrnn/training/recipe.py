@@ -134,11 +134,11 @@ def _window(characters: float) -> tuple[int, int]:
 def _characters(grounds: Grounds, weights: float) -> float:
     """How many characters of training the time buys for a network of so many weights.
 
-    A step keeps some 0.6 of the probe's speed, and a character costs besides what 75,000 weights do. Characters a
-    second in runs, and by this at a probe's 2.5e10: 1 x 160: 73,000, 80,000; 1 x 288: 43,000, 35,000; 1 x 704: 7,300,
-    7,100.
+    A step keeps some 0.9 of the probe's speed, and a character costs besides what 125,000 weights do. Characters a
+    second in runs with engine compiled, and by this at a probe's 2.3e10: 1 x 128: 107,000, 104,000; 1 x 192: 71,000,
+    73,000; 1 x 288: 42,000, 43,000; 1 x 416: 26,000, 24,000.
     """
-    return 0.6 * grounds.work / (weights + 75_000)
+    return 0.9 * grounds.work / (weights + 125_000)
 
 
 def _epochs(grounds: Grounds, weights: float, together: int) -> float:
