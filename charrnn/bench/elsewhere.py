@@ -16,7 +16,7 @@ from charrnn.memory import LARGE_PAGES
 
 
 class Elsewhere:
-    """Steps taken in a child process, one at a time, at the parent's word; it starts with the first.
+    """Steps taken in a child process, one at a time, at the parent's word; it starts with the first, or before.
 
     make: a function of a module, called with `arguments` in the child; returns the steps by name.
     """
@@ -25,9 +25,19 @@ class Elsewhere:
         self._made_by = (make, arguments)
         self._connection: Connection | None = None
 
+    def start(self) -> None:
+        """Start the process unless it has been, and wait until it is ready. Raises RuntimeError if it never is."""
+        if self._connection is None:
+            self._connection = self._started()
+            self._ask("")
+
     def step(self, name: str) -> None:
         """Take a step. Raises RuntimeError with what it raised there, or if the process is gone."""
-        self._connection = self._connection or self._start()
+        self.start()
+        self._ask(name)
+
+    def _ask(self, name: str) -> None:
+        assert self._connection is not None
         try:
             self._connection.send(name)
             problem = self._connection.recv()
@@ -36,7 +46,7 @@ class Elsewhere:
         if problem is not None:
             raise RuntimeError(problem)
 
-    def _start(self) -> Connection:
+    def _started(self) -> Connection:
         """The child ends when this end of the connection does."""
         context = multiprocessing.get_context("spawn")
         own, other = context.Pipe()
@@ -65,7 +75,8 @@ def _serve(
         except (EOFError, KeyboardInterrupt):
             return
         try:
-            steps[name]()
+            if name:
+                steps[name]()
             connection.send(None)
         except RuntimeError as error:
             connection.send(str(error))

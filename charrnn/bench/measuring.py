@@ -1,5 +1,6 @@
 """One case measured: every figure by its name and unit, and each ratio only where both its figures were measured."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -46,6 +47,9 @@ def measure_training(case: Case, device: torch.device, seconds: float, stopwatch
     """Ways to train and the machine's matrix products, taking turns."""
     runners = training.contenders(case, device)
     gemms = machine.contenders(case, device, training.precisions(case.config))
+    for contender in runners:
+        with contextlib.suppress(RuntimeError):  # its step will say so
+            contender.start()
     timings = take_turns([*gemms, *runners], seconds, stopwatch)
     gemm = [_gemm_record(contender, timings[contender.name]) for contender in gemms]
     return {

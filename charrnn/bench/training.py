@@ -3,7 +3,7 @@
 import copy
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +52,8 @@ class TrainingContender(Contender):
 
     engine: str | None
     precision: str
+    start: Callable[[], object] = lambda: None
+    """What comes before the first step and is no part of it."""
 
 
 def precisions(config: Config) -> list[str]:
@@ -91,13 +93,14 @@ def _ours(case: Case, dataset: Dataset, device: torch.device) -> list[TrainingCo
 
 def _others(case: Case, dataset: Dataset, device: torch.device) -> list[TrainingContender]:
     """On a CPU they run in a process of their own; on a GPU that would cost memory and change nothing."""
-    steps: Mapping[str, Callable[[], object]]
-    if device.type == "cpu":
-        process = Elsewhere(plain_steps, case, dataset, device)
-        steps = {name: functools.partial(process.step, name) for name in _PLAIN_PRECISIONS}
-    else:
+    if device.type != "cpu":
         steps = plain_steps(case, dataset, device)
-    return [TrainingContender(name, steps[name], None, precision) for name, precision in _PLAIN_PRECISIONS.items()]
+        return [TrainingContender(name, steps[name], None, precision) for name, precision in _PLAIN_PRECISIONS.items()]
+    process = Elsewhere(plain_steps, case, dataset, device)
+    return [
+        TrainingContender(name, functools.partial(process.step, name), None, precision, process.start)
+        for name, precision in _PLAIN_PRECISIONS.items()
+    ]
 
 
 def plain_steps(case: Case, dataset: Dataset, device: torch.device) -> dict[str, Callable[[], object]]:

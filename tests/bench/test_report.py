@@ -10,8 +10,8 @@ import torch
 from typer.testing import CliRunner, Result
 
 from charrnn import cli
-from charrnn.bench import measuring, report
-from charrnn.bench.timing import NOT_REACHED, Timing
+from charrnn.bench import measuring, report, training
+from charrnn.bench.timing import NOT_REACHED, Stopwatch, Timing
 from charrnn.model.compiled import compiler_here
 from tests.bench.test_contenders import CPU, TINY, case
 
@@ -236,3 +236,16 @@ def test_ctrl_c_leaves_with_130_and_no_half_measured_case(monkeypatch):
     done = bench(*QUICK, "--json")
     assert done.exit_code == 130
     assert done.stdout == ""
+
+
+def test_the_process_of_others_has_started_before_any_time_counts(monkeypatch):
+    happened = []
+    monkeypatch.setattr(training.Elsewhere, "start", lambda self: happened.append("start"))
+
+    def turns(contenders, *_):
+        happened.append("turns")
+        return {contender.name: Timing(1.0, 1) for contender in contenders}
+
+    monkeypatch.setattr(measuring, "take_turns", turns)
+    measuring.measure_training(case(), CPU, 1.0, Stopwatch(lambda: None, lambda: 0.0))
+    assert happened == ["start"] * 3 + ["turns"]
