@@ -37,3 +37,14 @@ def test_the_runs_that_the_recipe_is_fitted_to_are_of_settings_that_exist():
         run = json.loads(line)
         load_config(flags=run["settings"])
         assert 0 < run["nats_per_char"] < 3
+
+
+def test_the_readmes_figures_of_speed_are_those_of_the_results():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for line in (RESULTS / "bench.jsonl").read_text(encoding="utf-8").splitlines():
+        result = json.loads(line)
+        assert result["command"].startswith("charrnn bench --json --seconds ")
+        assert re.fullmatch(r"[0-9a-f]{7,}", result["commit"])
+        (case,) = result["cases"]
+        speeds = {one["name"]: one["chars_per_second"] for one in case["training"]}
+        assert f"{speeds['charrnn compiled, float32']:,.0f}" in readme
