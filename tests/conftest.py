@@ -1,5 +1,6 @@
 """What several tests share: a small text, a small configuration, a view that says nothing."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,13 @@ SMALL = {
 
 torch.set_num_threads(1)
 """Networks of a few units gain nothing from a second thread, and lose when another process wants it."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Whatever a test does to their number, or says it to be, the next one has one."""
+    yield
+    torch.set_num_threads(1)
 
 
 class SilentView:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -199,7 +200,7 @@ def test_a_run_without_reports_is_a_failure_with_a_reason(text, view):
 
 
 class FakeChildren:
-    """Stands for subprocess.Popen: what would train a run says a word and leaves with an exit code."""
+    """Stands for the grid's subprocess.Popen: what would train a run says a word and leaves with an exit code."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, code: str = "") -> None:
         self.code = code or "print('charrnn: no such luck'); raise SystemExit(1)"
@@ -208,7 +209,7 @@ class FakeChildren:
         self.alive: list[subprocess.Popen[bytes]] = []
         self.most = 0
         self.ordinary = subprocess.Popen
-        monkeypatch.setattr(running.subprocess, "Popen", self)
+        monkeypatch.setattr(running, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": self}))
 
     def __call__(self, command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
         self.commands.append(command[2:])
