@@ -24,8 +24,7 @@ from charrnn.bench.plain import (
 )
 from charrnn.bench.timing import Contender
 from charrnn.config import Config
-from charrnn.model.compiled import can_compile
-from charrnn.model.engines import ENGINES, Execution
+from charrnn.model.engines import ENGINES, Execution, can_run
 from charrnn.model.network import CharRNN
 from charrnn.text.dataset import Dataset
 from charrnn.text.minibatches import Minibatches, Position, Shape
@@ -87,7 +86,7 @@ def _ours(case: Case, dataset: Dataset, device: torch.device) -> list[TrainingCo
         )
         for precision in precisions(case.config)
         for engine in ENGINES
-        if engine != "compiled" or can_compile(getattr(torch, precision), device)
+        if can_run(Execution(engine, getattr(torch, precision)), device)
     ]
 
 

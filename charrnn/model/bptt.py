@@ -13,7 +13,7 @@ What the equations of cells.py leave to autograd stands here as arithmetic, arra
 `sigmoid_gradient(dS, S)` is dS * S * (1 - S), `tanh_gradient(dS, S)` is dS * (1 - S * S): one pass each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,15 +32,28 @@ def written(
     x: Tensor, state: State, layers: Sequence[Weights], cell: Cell, drop: Drop | None = None
 ) -> tuple[Tensor, State]:
     """The stack of layers by the functions below; the signature is that of every engine, see engines.py."""
+
+    def layer(x: Tensor, before: State, weights: Weights) -> tuple[Tensor, ...]:
+        function = {"rnn": _RNN, "gru": _GRU, "lstm": _LSTM}[cell.name]
+        more = (cell.activation,) if cell.name == "rnn" else ()
+        outputs: tuple[Tensor, ...] = function.apply(x, *before, *weights, *more)  # type: ignore[no-untyped-call]
+        return outputs
+
+    return through_layers(layer, x, state, layers, drop)
+
+
+def through_layers(
+    layer: Callable[[Tensor, State, Weights], tuple[Tensor, ...]],
+    x: Tensor,
+    state: State,
+    layers: Sequence[Weights],
+    drop: Drop | None,
+) -> tuple[Tensor, State]:
+    """One layer after the other. layer: (x, its state, its weights) -> H_TBH and its state after the last step."""
     H_TBH, finals = x, []
     for l, weights in enumerate(layers):
         H_TBH = drop(H_TBH) if drop and l else H_TBH
-        before = tuple(tensor_LBH[l] for tensor_LBH in state)
-        if cell.name == "rnn":
-            H_TBH, *final = _RNN.apply(H_TBH, *before, *weights, cell.activation)  # type: ignore[no-untyped-call]
-        else:
-            layer = _LSTM if cell.name == "lstm" else _GRU
-            H_TBH, *final = layer.apply(H_TBH, *before, *weights)  # type: ignore[no-untyped-call]
+        H_TBH, *final = layer(H_TBH, tuple(tensor_LBH[l] for tensor_LBH in state), weights)
         finals.append(final)
     return H_TBH, tuple(torch.stack(tensors) for tensors in zip(*finals, strict=True))
 
@@ -52,7 +65,7 @@ def _from_inputs(x: Tensor, weight_ih: Tensor, bias: Tensor) -> Tensor:
     return functional.embedding(x, weight_ih.T + bias)
 
 
-def _input_gradients(x: Tensor, weight_ih: Tensor, dsums_TBK: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+def input_gradients(x: Tensor, weight_ih: Tensor, dsums_TBK: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
     """Gradients of the inputs (None for ids), of W_xh (K, D) and of its bias (K,)."""
     dsums_NK = dsums_TBK.flatten(0, 1)
     dbias_K = dsums_NK.sum(0)
@@ -69,7 +82,7 @@ def _states(first_BH: Tensor, steps: int) -> Tensor:
     return states
 
 
-def _recurrent_gradient(dsums_TBK: Tensor, H_TBH: Tensor) -> Tensor:
+def recurrent_gradient(dsums_TBK: Tensor, H_TBH: Tensor) -> Tensor:
     """Gradient of W_hh, (K, H), from the sums' gradients and the states before each step."""
     return dsums_TBK.flatten(0, 1).T @ H_TBH.flatten(0, 1)
 
@@ -106,8 +119,8 @@ class _RNN(torch.autograd.Function):
             else:
                 tanh_gradient(dH_BH, H_TBH[t + 1], grad_input=dsums_TBK[t])
             dH_BH = add_product(dsums_TBK[t], dH_TBH[t - 1] if t else None)
-        dx, dw_ih, dbias_K = _input_gradients(x, w_ih, dsums_TBK)
-        return dx, dH_BH, dw_ih, _recurrent_gradient(dsums_TBK, H_TBH[:-1]), dbias_K, dbias_K, None
+        dx, dw_ih, dbias_K = input_gradients(x, w_ih, dsums_TBK)
+        return dx, dH_BH, dw_ih, recurrent_gradient(dsums_TBK, H_TBH[:-1]), dbias_K, dbias_K, None
 
 
 class _LSTM(torch.autograd.Function):
@@ -159,8 +172,8 @@ class _LSTM(torch.autograd.Function):
             factor_o[t].mul_(dH_BH)
             dC_BH.mul_(f[t])
             dH_BH = add_product(dsums_TBK[t], dH_TBH[t - 1] if t else None)
-        dx, dw_ih, dbias_K = _input_gradients(x, w_ih, dsums_TBK)
-        return dx, dH_BH, dC_BH, dw_ih, _recurrent_gradient(dsums_TBK, H_TBH[:-1]), dbias_K, dbias_K
+        dx, dw_ih, dbias_K = input_gradients(x, w_ih, dsums_TBK)
+        return dx, dH_BH, dC_BH, dw_ih, recurrent_gradient(dsums_TBK, H_TBH[:-1]), dbias_K, dbias_K
 
 
 class _GRU(torch.autograd.Function):
@@ -208,7 +221,7 @@ class _GRU(torch.autograd.Function):
             dn_TBH[t].mul_(dH_BH)
             kept_BH = dH_BH.mul_(z[t])
             dH_BH = add_product(dhidden_TBK[t], kept_BH.add_(dH_TBH[t - 1]) if t else kept_BH)
-        dw_hh, db_hh = _recurrent_gradient(dhidden_TBK, H_TBH[:-1]), dhidden_TBK.sum((0, 1))
+        dw_hh, db_hh = recurrent_gradient(dhidden_TBK, H_TBH[:-1]), dhidden_TBK.sum((0, 1))
         dsums_TBK = torch.cat([dhidden_TBK[..., : -dn_TBH.shape[2]], dn_TBH], dim=2)
-        dx, dw_ih, db_ih = _input_gradients(x, w_ih, dsums_TBK)
+        dx, dw_ih, db_ih = input_gradients(x, w_ih, dsums_TBK)
         return dx, dH_BH, dw_ih, dw_hh, db_ih, db_hh

@@ -27,6 +27,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from charrnn.errors import ConfigError
+from charrnn.model.bptt import input_gradients, recurrent_gradient, through_layers
 from charrnn.model.cells import Cell, Drop, State, Weights
 from charrnn.waiting import told_if_slow
 
@@ -50,13 +51,13 @@ def compiled(
     Raises ConfigError off the CPU, in bfloat16, and where nothing can be compiled.
     """
     kernels = kernels_for(layers[0].weight_hh.dtype, layers[0].weight_hh.device)
-    H_TBH, finals = x, []
-    for l, weights in enumerate(layers):
-        H_TBH = drop(H_TBH) if drop and l else H_TBH
-        before = (tensor_LBH[l] for tensor_LBH in state)
-        H_TBH, *final = _Layer.apply(kernels, cell, torch.is_grad_enabled(), H_TBH, *weights, *before)  # type: ignore[no-untyped-call]
-        finals.append(final)
-    return H_TBH, tuple(torch.stack(tensors) for tensors in zip(*finals, strict=True))
+    how = (kernels, cell, torch.is_grad_enabled())
+
+    def layer(x: Tensor, before: State, weights: Weights) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = _Layer.apply(*how, x, *weights, *before)  # type: ignore[no-untyped-call]
+        return outputs
+
+    return through_layers(layer, x, state, layers, drop)
 
 
 class _Layer(torch.autograd.Function):
@@ -87,6 +88,7 @@ class _Layer(torch.autograd.Function):
         shared = K - H if cell.name == "gru" else K
         bias_K = torch.cat([b_ih[:shared] + b_hh[:shared], b_ih[shared:]])
         ids_TB = _ids(x, w_ih.shape[1])
+        x = x if ids_TB is None else ids_TB
         table = functional.linear(x, w_ih, bias_K) if ids_TB is None else (w_ih.T + bias_K).contiguous()
         b_n, w_hh = b_hh[shared:].contiguous(), w_hh.contiguous()
         kernels.run("forward", cell, (T, B, H), ids_TB, table, w_hh, b_n, ..., H_TBH, C_TBH, gates_TBK, hidden_n_TBH)
@@ -99,25 +101,21 @@ class _Layer(torch.autograd.Function):
     def backward(ctx: Any, dH_TBH: Tensor, *dstate: Tensor) -> tuple[Tensor | None, ...]:
         x, w_ih, w_hh, H_TBH, C_TBH, gates_TBK, hidden_n_TBH = ctx.saved_tensors
         (T, B), (K, H) = x.shape[:2], w_hh.shape
-        dH_BH, dC_BH = [tensor.clone(memory_format=torch.contiguous_format) for tensor in dstate] + [None] * (
-            2 - len(dstate)
-        )
-        ids_TB = _ids(x, w_ih.shape[1])
+        dstate = tuple(tensor_BH.clone(memory_format=torch.contiguous_format) for tensor_BH in dstate)
+        dH_BH, dC_BH = dstate if len(dstate) == 2 else (dstate[0], None)
+        ids_TB = None if x.is_floating_point() else x
         dtable_VK = None if ids_TB is None else w_ih.new_zeros(w_ih.shape[1], K)
         dsums_TBK = ctx.kernels.rows(w_hh, T, B, K)
         dn_TBH = None if hidden_n_TBH is None else torch.empty_like(hidden_n_TBH)
         known = (ids_TB, w_hh, ..., H_TBH, C_TBH, gates_TBK, hidden_n_TBH, dH_TBH.contiguous())
         ctx.kernels.run("backward", ctx.cell, (T, B, H), *known, dH_BH, dC_BH, dsums_TBK, dn_TBH, dtable_VK)
-        dsums_NK = dsums_TBK.flatten(0, 1)
-        dw_hh = dsums_NK.T @ H_TBH[:-1].flatten(0, 1)
         if dtable_VK is not None:
             dx, dw_ih, db_ih = None, dtable_VK.T, dtable_VK.sum(0)
         else:
             from_inputs_TBK = dsums_TBK if dn_TBH is None else torch.cat([dsums_TBK[..., : K - H], dn_TBH], dim=2)
-            dx, dw_ih = from_inputs_TBK @ w_ih, from_inputs_TBK.flatten(0, 1).T @ x.flatten(0, 1)
-            db_ih = from_inputs_TBK.sum((0, 1))
-        db_hh = db_ih if dn_TBH is None else torch.cat([db_ih[: K - H], dsums_NK[:, K - H :].sum(0)])
-        return None, None, None, dx, dw_ih, dw_hh, db_ih, db_hh, dH_BH, *([] if dC_BH is None else [dC_BH])
+            dx, dw_ih, db_ih = input_gradients(x, w_ih, from_inputs_TBK)
+        db_hh = db_ih if dn_TBH is None else torch.cat([db_ih[: K - H], dsums_TBK[..., K - H :].sum((0, 1))])
+        return None, None, None, dx, dw_ih, recurrent_gradient(dsums_TBK, H_TBH[:-1]), db_ih, db_hh, *dstate
 
 
 def _ids(x: Tensor, vocabulary_size: int) -> Tensor | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from charrnn.model.bptt import written
 from charrnn.model.cells import Cell, Drop, State, Weights
-from charrnn.model.compiled import compiled, kernels_for
+from charrnn.model.compiled import can_compile, compiled, kernels_for
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,11 @@ def _dense(x: Tensor, first: Weights) -> Tensor:
     if x.is_floating_point():
         return x
     return one_hot(x, first.weight_ih.shape[1], first.weight_ih.dtype)
+
+
+def can_run(execution: Execution, device: torch.device) -> bool:
+    """Whether the engine is to be had there in that precision."""
+    return execution.engine != "compiled" or can_compile(execution.dtype, device)
 
 
 def build_of(execution: Execution) -> str | None:

@@ -203,6 +203,15 @@ static void wait_for_the_others(void) {
    of 16, or rows of 1,024 numbers would all fall upon the same few places of the cache. */
 int64_t numbers_of_a_row(int64_t length) { return (length + 31) / 32 * 32 + 16; }
 
+/* A function of one cell, for which all that depends on the cell is settled when it is compiled. */
+#define FOR_THE_CELL(function, ...)                              \
+  switch (cell) {                                                \
+    case RNN_TANH: function(RNN_TANH, 1, __VA_ARGS__); break;    \
+    case RNN_RELU: function(RNN_RELU, 1, __VA_ARGS__); break;    \
+    case GRU: function(GRU, 3, __VA_ARGS__); break;              \
+    case LSTM: function(LSTM, 4, __VA_ARGS__); break;            \
+  }
+
 /* ---- forward */
 
 INLINE void forward_of(const int cell, const int G, int64_t T, int64_t B, int64_t H, const int64_t *ids,
@@ -274,15 +283,10 @@ INLINE void forward_of(const int cell, const int G, int64_t T, int64_t B, int64_
 void forward(int cell, int threads, int64_t T, int64_t B, int64_t H, const int64_t *ids, const real *table,
              const real *w_hh, const real *b_n, vector *packed, real *H_TBH, real *C_TBH, real *gates,
              real *hidden_n) {
-#define PASS(c, G) \
-  case c:          \
-    forward_of(c, G, T, B, H, ids, table, w_hh, b_n, packed, H_TBH, C_TBH, gates, hidden_n); \
-    break;
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
 #endif
-  switch (cell) { PASS(RNN_TANH, 1) PASS(RNN_RELU, 1) PASS(GRU, 3) PASS(LSTM, 4) }
-#undef PASS
+  FOR_THE_CELL(forward_of, T, B, H, ids, table, w_hh, b_n, packed, H_TBH, C_TBH, gates, hidden_n)
 }
 
 /* ---- backward */
@@ -371,16 +375,11 @@ INLINE void backward_of(const int cell, const int G, int64_t T, int64_t B, int64
 void backward(int cell, int threads, int64_t T, int64_t B, int64_t H, const int64_t *ids, const real *w_hh,
               vector *packed, const real *H_TBH, const real *C_TBH, const real *gates, const real *hidden_n,
               const real *dH_TBH, real *dH, real *dC, real *dsums_TBK, real *dn_TBH, real *dtable) {
-#define PASS(c, G) \
-  case c:          \
-    backward_of(c, G, T, B, H, ids, w_hh, packed, H_TBH, C_TBH, gates, hidden_n, dH_TBH, dH, dC, dsums_TBK, dn_TBH, \
-                dtable);                                                                                            \
-    break;
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
 #endif
-  switch (cell) { PASS(RNN_TANH, 1) PASS(RNN_RELU, 1) PASS(GRU, 3) PASS(LSTM, 4) }
-#undef PASS
+  FOR_THE_CELL(backward_of, T, B, H, ids, w_hh, packed, H_TBH, C_TBH, gates, hidden_n, dH_TBH, dH, dC, dsums_TBK,
+               dn_TBH, dtable)
 }
 
 /* For the caller to make room by. */

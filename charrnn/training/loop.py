@@ -14,8 +14,7 @@ import torch
 
 from charrnn.config import RESUMABLE, Budget, Config, ModelConfig, changed_keys, load_config
 from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError, TrainingError
-from charrnn.model.compiled import can_compile
-from charrnn.model.engines import Execution
+from charrnn.model.engines import Execution, can_run
 from charrnn.model.network import CharRNN
 from charrnn.sampling.generation import generate
 from charrnn.text.dataset import Dataset, load_dataset, read_again, where_it_was
@@ -417,12 +416,9 @@ def begin(
 
 def _stored_placement(before: Placed, config: Config) -> Placement | None:
     """A resumed run's own engine and precision, if they are wanted and to be had: a new trial might differ."""
-    device, dtype = choose_device(config.training.device), getattr(torch, before.dtype)
-    if before.device != device.type or config.training.engine not in ("auto", before.engine):
-        return None
-    if before.engine == "compiled" and not can_compile(dtype, device):
-        return None
-    return Placement(device, Execution(before.engine, dtype), "as before")
+    device, execution = choose_device(config.training.device), Execution(before.engine, getattr(torch, before.dtype))
+    wanted = before.device == device.type and config.training.engine in ("auto", before.engine)
+    return Placement(device, execution, "as before") if wanted and can_run(execution, device) else None
 
 
 def _differences(before: Placed, now: Placed) -> str:

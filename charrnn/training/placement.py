@@ -9,8 +9,8 @@ from torch import Tensor
 
 from charrnn.config import TrainingConfig
 from charrnn.errors import ConfigError
-from charrnn.model.compiled import can_compile, kernels_for
-from charrnn.model.engines import Execution
+from charrnn.model.compiled import kernels_for
+from charrnn.model.engines import Execution, can_run
 from charrnn.model.network import CharRNN
 from charrnn.text.minibatches import Shape
 
@@ -88,12 +88,8 @@ def place(network: CharRNN, config: TrainingConfig, shape: Shape) -> Placement:
         dtypes, why = [torch.float32], f"this {device.type} has no bfloat16 of its own"
     if engines == ("compiled",):
         kernels_for(dtypes[0], device)  # or it is said why there are none
-    candidates = [
-        Execution(engine, dtype)
-        for dtype in dtypes
-        for engine in engines
-        if engine != "compiled" or can_compile(dtype, device)
-    ]
+    every = [Execution(engine, dtype) for dtype in dtypes for engine in engines]
+    candidates = [execution for execution in every if can_run(execution, device)]
     if len(candidates) == 1:
         return Placement(device, candidates[0], why or f"engine {candidates[0].engine} has no other precision")
     return Placement(device, *_fastest(network, candidates, shape))

@@ -22,6 +22,8 @@ from charrnn.bench.machine import (
 from charrnn.bench.plain import PerCharacterNetwork, PlainNetwork, per_character_loss, window_loss
 from charrnn.bench.training import PlainTraining
 from charrnn.config import load_config
+from charrnn.model import engines
+from charrnn.model.compiled import compiler_here
 from charrnn.model.network import CharRNN
 from charrnn.model.products import can_quantize
 
@@ -62,7 +64,7 @@ def test_every_way_to_train_does_its_steps(options):
 
 
 def test_every_engine_and_precision_is_there_and_the_others_ways(monkeypatch):
-    monkeypatch.setattr(training, "can_compile", lambda dtype, device: dtype != torch.bfloat16)
+    monkeypatch.setattr(engines, "can_compile", lambda dtype, device: dtype != torch.bfloat16)
     names = [contender.name for contender in training.contenders(case(), CPU)]
     assert names == [
         "plain PyTorch, float32",
@@ -82,7 +84,12 @@ def test_float64_is_measured_where_the_configuration_asks_for_it():
     assert training.precisions(case().config) == ["float32", "bfloat16"]
     contenders = training.contenders(case(training__precision="float64"), CPU)
     double = [contender for contender in contenders if contender.precision == "float64"]
-    assert {contender.engine for contender in double} >= {"reference", "written", "torch"}
+    assert {contender.engine for contender in double} == {
+        "reference",
+        "written",
+        "torch",
+        *["compiled"] * bool(compiler_here()),
+    }
     for contender in double:
         contender.step()
 

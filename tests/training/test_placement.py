@@ -5,6 +5,7 @@ import torch
 
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import ConfigError
+from charrnn.model import engines
 from charrnn.model.engines import Execution
 from charrnn.model.network import CharRNN
 from charrnn.text.minibatches import Shape
@@ -52,7 +53,7 @@ TRIALS = [
 def test_a_cpu_with_bfloat16_takes_what_a_trial_shows_to_be_faster(seconds, taken, monkeypatch):
     monkeypatch.setattr(placement, "cpu_has_bfloat16", lambda: True)
     monkeypatch.setattr(
-        placement, "can_compile", lambda dtype, device: f"compiled {str(dtype).removeprefix('torch.')}" in seconds
+        engines, "can_compile", lambda dtype, device: f"compiled {dtype}".replace("torch.", "") in seconds
     )
     monkeypatch.setattr(
         placement, "_pass", lambda network, execution, shape: seconds[placement._in_words(execution)] / 10
@@ -66,7 +67,7 @@ def test_a_cpu_with_bfloat16_takes_what_a_trial_shows_to_be_faster(seconds, take
 
 def test_a_trial_keeps_to_what_is_configured(monkeypatch):
     monkeypatch.setattr(placement, "cpu_has_bfloat16", lambda: True)
-    monkeypatch.setattr(placement, "can_compile", lambda dtype, device: dtype == torch.float32)
+    monkeypatch.setattr(engines, "can_compile", lambda dtype, device: dtype == torch.float32)
     tried = set()
     monkeypatch.setattr(placement, "_pass", lambda network, execution, shape: tried.add(execution) or 0.1)
     place(network(), TrainingConfig(engine="written"), SHAPE)
