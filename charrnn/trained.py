@@ -160,7 +160,7 @@ class TrainedModel:
     ) -> Iterator[bytes]:
         """The same in UTF-8, or at level "byte" the very bytes drawn. Options are checked at once."""
         drawn = self.ids(prefix, length, how, seed, on_unknown=on_unknown)
-        return (self.vocabulary.decode_bytes(ids) for ids in drawn)
+        return (self.vocabulary.decode_bytes(ids_T1[:, 0]) for ids_T1 in drawn)
 
     def _columns(
         self, count: int, prefix: str, length: int, how: Choosing | None, seed: int, on_unknown: OnUnknown
@@ -172,8 +172,9 @@ class TrainedModel:
                 f"samples = {count} of length = {length}: expected at most {_MOST_SAMPLES:,} texts and "
                 f"{_MOST_CHARACTERS:,} characters in all, which are held in memory; draw fewer, with several seeds"
             )
-        drawn = list(self.ids(prefix, length, how, seed, range(count), on_unknown))
-        return np.stack(drawn, axis=1).astype(self.vocabulary.dtype) if drawn else np.zeros((count, 0), np.uint8)
+        drawn = self.ids(prefix, length, how, seed, range(count), on_unknown)
+        ids_BT: Ids = np.concatenate([np.empty((0, count), np.int64), *drawn]).T.astype(self.vocabulary.dtype)
+        return ids_BT
 
     def ids(
         self,
@@ -184,7 +185,7 @@ class TrainedModel:
         lanes: "range | list[int]" = range(1),
         on_unknown: OnUnknown = "error",
     ) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
-        """(B,) ids, `length` times: the drawn characters of all lanes, as numbers."""
+        """(T, B) ids, `length` rows in all: the drawn characters of all lanes, as numbers."""
         if length < 0:
             raise ConfigError(f"length = {length}: expected a whole number of 0 or more")
         if not 0 <= seed < 2**63:

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from charrnn.model.bptt import written
 from charrnn.model.cells import Cell, Drop, State, Weights
-from charrnn.model.compiled import can_compile, compiled, kernels_for
+from charrnn.model.compiled import compiled
+from charrnn.model.compiling import kernels_for, usable_kernels
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _dense(x: Tensor, first: Weights) -> Tensor:
 
 def can_run(execution: Execution, device: torch.device) -> bool:
     """Whether the engine is to be had there in that precision."""
-    return execution.engine != "compiled" or can_compile(execution.dtype, device)
+    return execution.engine != "compiled" or usable_kernels(execution.dtype, device) is not None
 
 
 def build_of(execution: Execution) -> str | None:

@@ -15,7 +15,7 @@ BoundProduct = Callable[[Tensor], object]
 added: (B, K), or (K,) for one row.
 """
 
-_STEPS, _ZERO = 127, 128
+CODE_STEPS, CODE_ZERO = 127, 128
 """Of the 8-bit codes: steps from 0 to 1, and the code of 0."""
 
 
@@ -59,7 +59,7 @@ def bound_product(weight: Tensor, x_BD: Tensor, out_BK: Tensor) -> BoundProduct:
 
 def encoded(x_BD: Tensor, into: Tensor) -> None:
     """Write numbers of -1 to 1 as codes of 8 bits (torch.uint8), in steps of 1/127 with 128 for zero."""
-    into.copy_(x_BD.mul(_STEPS).add_(_ZERO + 0.5))
+    into.copy_(x_BD.mul(CODE_STEPS).add_(CODE_ZERO + 0.5))
 
 
 def bound_quantized_product(weight: Tensor, x_BD: Tensor, out_BK: Tensor) -> BoundProduct:
@@ -86,15 +86,20 @@ def require_int8(weight: Tensor) -> None:
         raise ConfigError("quantize: this CPU, or this build of PyTorch, has no fast products of int8 (VNNI)")
 
 
+def int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """W (K, D) as int8, and what each of its K rows is to be multiplied by."""
+    scales_K = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    return torch.round(weight / scales_K[:, None]).to(torch.int8), scales_K
+
+
 def _quantized(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
     """The product of codes (B, D) and what is added to it, (B, K), or (K,) for one row."""
-    scales_K = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-    codes_KD = torch.round(weight / scales_K[:, None]).to(torch.int8)
+    codes_KD, scales_K = int8_rows(weight)
     packed, zeros_K = (
         torch.ops.onednn.qlinear_prepack(codes_KD, [rows, weight.shape[1]]),
         torch.zeros_like(scales_K).long(),
     )
-    operands = (1 / _STEPS, _ZERO, packed, scales_K, zeros_K)
+    operands = (1 / CODE_STEPS, CODE_ZERO, packed, scales_K, zeros_K)
     alone, adding = torch.ops.onednn.qlinear_pointwise.default, torch.ops.onednn.qlinear_pointwise.binary
     result = (1.0, 0, torch.float32)
     if rows == 1:

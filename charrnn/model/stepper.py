@@ -9,6 +9,7 @@ touches a quarter of the bytes: 4096 x 2048, one lane, on 2 Zen 5 cores with VNN
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,21 +18,41 @@ from torch import Tensor
 
 from charrnn.errors import ConfigError
 from charrnn.model.cells import State, Weights
+from charrnn.model.compiled_stepper import CompiledStepper
+from charrnn.model.compiling import usable_kernels
 from charrnn.model.network import CharRNN
 from charrnn.model.products import BoundProduct, bound_product, bound_quantized_product, encoded, require_int8
 
 
-class Stepper:
-    """A network's B lanes of state and the step that takes them one character further.
+class Stepper(Protocol):
+    """A network's B lanes of state, and the step that takes them one character further."""
+
+    def step(self, ids_B: Tensor | npt.NDArray[np.int64]) -> Tensor:
+        """Read one id in each lane; the (B, V) logits of what follows, which the next step overwrites."""
+
+    def logits(self) -> Tensor:
+        """The (B, V) logits of what follows the state as it is, with nothing read; the next step overwrites them."""
+
+
+def stepper_for(network: CharRNN, state: State, lanes: int = 1, quantized: bool = False) -> Stepper:
+    """A stepper by steps.c where that can be compiled, elsewhere by tensor operations.
 
     state: each tensor (L, 1, H), repeated for all lanes, or (L, B, H). float32 or float64, as the network's weights.
     quantized: int8 weights in the hidden layers. Raises ConfigError where that cannot be had, see require_quantizable.
     """
+    if quantized:
+        require_quantizable(network)
+    kernels = usable_kernels(network.readout.weight.dtype, network.device)
+    if kernels is not None and (kernels.can_code or not quantized):
+        return CompiledStepper(kernels, network, state, lanes, quantized)
+    return TensorStepper(network, state, lanes, quantized)
+
+
+class TensorStepper:
+    """One by tensor operations, on any device."""
 
     @torch.inference_mode()
     def __init__(self, network: CharRNN, state: State, lanes: int = 1, quantized: bool = False) -> None:
-        if quantized:
-            require_quantizable(network)
         make_layer = {"lstm": _LSTM, "gru": _GRU, "rnn": _RNN}[network.cell.name]
         weight, bias = network.readout.weight.detach(), network.readout.bias.detach()
         # A lane's row is h of layer 1, of layer 2, ...: a layer reads the one below and itself in one piece.
@@ -54,7 +75,7 @@ class Stepper:
 
     @torch.inference_mode()
     def step(self, ids_B: Tensor | npt.NDArray[np.int64]) -> Tensor:
-        """Read one id in each lane; the (B, V) logits of what follows, which the next step overwrites."""
+        """See Stepper."""
         if self._rows:
             read = self._rows[int(ids_B[0])]
         else:
@@ -66,7 +87,7 @@ class Stepper:
 
     @torch.inference_mode()
     def logits(self) -> Tensor:
-        """The (B, V) logits of what follows the state as it is, with nothing read; the next step overwrites them."""
+        """See Stepper."""
         self._readout(self._bias)
         return self._logits_BV
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from charrnn.model.cells import State
 from charrnn.model.engines import Execution
 from charrnn.model.network import CharRNN, loss_sum
-from charrnn.model.stepper import Stepper
+from charrnn.model.stepper import stepper_for
 from charrnn.text.minibatches import gather, lane_bounds
 from charrnn.text.vocabulary import UNKNOWN, Ids, Vocabulary
 
@@ -251,7 +251,7 @@ def _nats(
     execution: Execution,
     quantized: bool = False,
 ) -> float:
-    stepper = Stepper(network, state, len(starts_B), quantized=True) if quantized else None
+    stepper = stepper_for(network, state, len(starts_B), quantized=True) if quantized else None
     nats = 0.0  # in double precision on the host: not every device has it
     for inputs_TB, targets_TB in pieces(network, ids, starts_B, ends_B):
         if stepper is not None:

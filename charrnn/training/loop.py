@@ -157,7 +157,7 @@ class Training:
         vocabulary = session.dataset.vocabulary
         prefix = vocabulary.encode(training.sample_prefix, on_unknown="skip")
         drawn = generate(session.model, vocabulary, prefix, training.sample_length, seed=training.seed)
-        return training.sample_prefix + vocabulary.decode([int(ids[0]) for ids in drawn])
+        return training.sample_prefix + "".join(vocabulary.decode(ids_T1[:, 0]) for ids_T1 in drawn)
 
     @memory_apart()
     def save(self) -> None:

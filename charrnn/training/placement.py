@@ -9,7 +9,7 @@ from torch import Tensor
 
 from charrnn.config import TrainingConfig
 from charrnn.errors import ConfigError
-from charrnn.model.compiled import kernels_for
+from charrnn.model.compiling import kernels_for
 from charrnn.model.engines import Execution, can_run
 from charrnn.model.network import CharRNN
 from charrnn.text.minibatches import Shape

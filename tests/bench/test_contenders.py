@@ -23,7 +23,7 @@ from charrnn.bench.plain import PerCharacterNetwork, PlainNetwork, per_character
 from charrnn.bench.training import PlainTraining
 from charrnn.config import load_config
 from charrnn.model import engines
-from charrnn.model.compiled import compiler_here
+from charrnn.model.compiling import compiler_here
 from charrnn.model.network import CharRNN
 from charrnn.model.products import can_quantize
 
@@ -64,7 +64,7 @@ def test_every_way_to_train_does_its_steps(options):
 
 
 def test_every_engine_and_precision_is_there_and_the_others_ways(monkeypatch):
-    monkeypatch.setattr(engines, "can_compile", lambda dtype, device: dtype != torch.bfloat16)
+    monkeypatch.setattr(engines, "usable_kernels", lambda dtype, device: dtype != torch.bfloat16 or None)
     names = [contender.name for contender in training.contenders(case(), CPU)]
     assert names == [
         "plain PyTorch, float32",
@@ -202,7 +202,7 @@ def test_every_way_to_sample_draws_ids_in_every_lane():
     ]
     for contender in contenders:
         contender.step()
-        assert contender.characters == 4 * contender.lanes
+        assert contender.characters == 8 * contender.lanes
 
 
 def test_both_loops_draw_from_the_networks_distribution():
@@ -216,8 +216,8 @@ def test_both_loops_draw_from_the_networks_distribution():
     expected = functional.softmax(bias, dim=0)[1].item()
     torch.manual_seed(0)
     for loop in (sampling.own_loop(tiny, network, 64), sampling.plain_loop(plain, 64, CPU)):
-        drawn = np.stack([np.asarray(next(loop)) for _ in range(50)])
-        assert drawn.shape == (50, 64)
+        drawn = np.concatenate([np.asarray(next(loop)) for _ in range(7)])
+        assert drawn.shape == (56, 64)
         assert (drawn == 1).mean() == pytest.approx(expected, abs=0.03)
 
 

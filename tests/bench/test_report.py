@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from charrnn import cli
 from charrnn.bench import measuring, report, training
 from charrnn.bench.timing import NOT_REACHED, Stopwatch, Timing
-from charrnn.model.compiled import compiler_here
+from charrnn.model.compiling import compiler_here
 from tests.bench.test_contenders import CPU, TINY, case
 
 SETTINGS = [argument for key, value in TINY.items() for argument in ("--set", f"{key}={value}")]

@@ -10,7 +10,7 @@ import torch
 
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import ConfigError
-from charrnn.model import compiled
+from charrnn.model import compiling
 from charrnn.model.engines import Execution
 from charrnn.model.network import CharRNN
 from charrnn.text.minibatches import Shape
@@ -18,7 +18,7 @@ from charrnn.training.placement import place
 from tests.model.test_engines import CELLS, IDS
 
 CPU = torch.device("cpu")
-COMPILER = shlex.join(compiled.compiler_here() or ())
+COMPILER = shlex.join(compiling.compiler_here() or ())
 
 pytestmark = pytest.mark.skipif(not COMPILER, reason="there is no C compiler here")
 
@@ -27,10 +27,10 @@ pytestmark = pytest.mark.skipif(not COMPILER, reason="there is no C compiler her
 def anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Nothing has been compiled yet in this process, and the cache is an empty one of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(compiled, "_FLAGS", ("-O1", *compiled._FLAGS[1:]))  # which takes half the time
-    compiled._compiled.cache_clear()
+    monkeypatch.setattr(compiling, "_FLAGS", ("-O1", *compiling._FLAGS[1:]))  # which takes half the time
+    compiling._compiled.cache_clear()
     yield tmp_path / "charrnn"
-    compiled._compiled.cache_clear()
+    compiling._compiled.cache_clear()
 
 
 def compiler(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,10 +83,10 @@ def test_any_number_of_units_and_lanes_agrees_with_the_equations(cell, hidden_si
 )
 @pytest.mark.parametrize(("machine", "units"), [("x86-64", 4), ("haswell", 8)])
 def test_narrower_vectors_give_the_same(machine, units, anew, monkeypatch):
-    monkeypatch.setattr(compiled, "_variants", lambda: [(f"-march={machine}",)])
+    monkeypatch.setattr(compiling, "_variants", lambda: [(f"-march={machine}",)])
     for cell in CELLS:
         assert_agrees(cell, torch.float32, hidden_size=37, lanes=13)
-    assert compiled._compiled(torch.float32)._units == units
+    assert compiling._compiled(torch.float32).units == units
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=IDS)
@@ -137,11 +137,11 @@ def test_other_precisions_and_devices_are_refused():
             CharRNN(ModelConfig(hidden_size=5), 7), TrainingConfig(engine="compiled", precision="bfloat16"), Shape(2, 3)
         )
     with pytest.raises(ConfigError, match="not float32 on meta"):
-        compiled.kernels_for(torch.float32, torch.device("meta"))
+        compiling.kernels_for(torch.float32, torch.device("meta"))
 
 
 def test_without_a_compiler_auto_does_without_and_the_engine_is_refused(anew, monkeypatch):
-    monkeypatch.setattr(compiled, "compiler_here", lambda: None)
+    monkeypatch.setattr(compiling, "compiler_here", lambda: None)
     network = CharRNN(ModelConfig(hidden_size=5), 7).initialise(0)
     assert place(network, TrainingConfig(precision="float32"), Shape(2, 3)).execution.engine in ("written", "torch")
     with pytest.raises(ConfigError, match="engine compiled: there is no C compiler here"):
@@ -151,7 +151,7 @@ def test_without_a_compiler_auto_does_without_and_the_engine_is_refused(anew, mo
 def test_what_a_compiler_says_is_passed_on(anew, tmp_path, monkeypatch):
     compiler(tmp_path, "echo 'kernels.c:1:1: error: no vectors for you' >&2; exit 1", monkeypatch)
     with pytest.raises(ConfigError, match=r"engine compiled: .*compiler: kernels.c:1:1: error: no vectors for you"):
-        compiled.kernels_for(torch.float32, CPU)
+        compiling.kernels_for(torch.float32, CPU)
 
 
 def test_a_compiler_without_openmp_will_do(anew, tmp_path, monkeypatch):
@@ -168,27 +168,27 @@ def test_the_cache_spares_the_second_process_the_compiler(anew, tmp_path, monkey
     script = f'case "$*" in *" -E "*) ;; *) echo one >> {counter};; esac; exec {COMPILER} "$@"'
     compiler(tmp_path, script, monkeypatch)
     for _ in range(2):
-        compiled.kernels_for(torch.float32, CPU)
-        compiled._compiled.cache_clear()  # as in another process
+        compiling.kernels_for(torch.float32, CPU)
+        compiling._compiled.cache_clear()  # as in another process
     assert counter.read_text(encoding="utf-8") == "one\n"
     assert [path.suffix for path in anew.iterdir()] == [".so"]
     assert stat.S_IMODE(anew.stat().st_mode) == 0o700
 
 
 def test_a_damaged_library_is_compiled_again(anew):
-    library = compiled._library(compiled.compiler_here(), (*compiled._FLAGS, *compiled._variants()[0]))
+    library = compiling._library(compiling.compiler_here(), (*compiling._FLAGS, *compiling._variants()[0]))
     whole = library.read_bytes()
     library.write_bytes(whole[:-1])
-    assert compiled.can_compile(torch.float32, CPU)
+    assert compiling.usable_kernels(torch.float32, CPU)
     assert [len(path.read_bytes()) for path in anew.iterdir()] == [len(whole)]
 
 
 def test_the_compiler_is_what_cc_names_with_its_options_and_else_the_first_there_is(tmp_path, monkeypatch):
     compiler(tmp_path, "true", monkeypatch)
     monkeypatch.setenv("CC", f"{tmp_path}/compiler -m64")
-    assert compiled.compiler_here() == (f"{tmp_path}/compiler", "-m64")
+    assert compiling.compiler_here() == (f"{tmp_path}/compiler", "-m64")
     monkeypatch.setenv("CC", "there-is-no-such-compiler")
-    assert compiled.compiler_here()[0].endswith(("cc", "clang"))
+    assert compiling.compiler_here()[0].endswith(("cc", "clang"))
 
 
 def test_ids_outside_of_the_vocabulary_are_refused_before_they_reach_the_memory():
@@ -201,12 +201,12 @@ def test_ids_outside_of_the_vocabulary_are_refused_before_they_reach_the_memory(
 def test_where_nobody_is_at_home_the_cache_is_a_passing_one(anew, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("no home")))
-    assert compiled.can_compile(torch.float32, CPU)
+    assert compiling.usable_kernels(torch.float32, CPU)
     assert not anew.exists()
 
 
 def test_a_cache_that_others_may_write_to_is_not_trusted(anew, tmp_path):
     anew.mkdir()
     anew.chmod(0o777)
-    assert compiled.can_compile(torch.float32, CPU)
+    assert compiling.usable_kernels(torch.float32, CPU)
     assert not list(anew.iterdir())

@@ -10,7 +10,7 @@ from torch.nn.functional import dropout
 
 from charrnn.config import ModelConfig
 from charrnn.model.cells import Cell, State, Weights
-from charrnn.model.compiled import compiler_here
+from charrnn.model.compiling import compiler_here
 from charrnn.model.engines import ENGINES, one_hot, reference
 from charrnn.model.network import CharRNN
 

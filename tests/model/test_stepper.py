@@ -1,27 +1,48 @@
 """One character at a time gives what whole windows give."""
 
+import numpy as np
 import pytest
 import torch
 
 from charrnn.config import ModelConfig
 from charrnn.errors import ConfigError
+from charrnn.model import stepper as steppers
+from charrnn.model.compiled_stepper import CompiledStepper
+from charrnn.model.compiling import compiler_here
 from charrnn.model.network import CharRNN
 from charrnn.model.products import can_quantize
-from charrnn.model.stepper import Stepper
+from charrnn.model.stepper import stepper_for
+from charrnn.sampling.choosing import Choosing, choose
 
 VOCABULARY = 11
 
+needs_compiler = pytest.mark.skipif(not compiler_here(), reason="there is no C compiler here")
 
-@pytest.mark.parametrize("lanes", [1, 3])
+
+@pytest.fixture(params=["tensors", pytest.param("C", marks=needs_compiler)])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """By which of the two `stepper_for` makes steppers."""
+    if request.param == "tensors":
+        monkeypatch.setattr(steppers, "usable_kernels", lambda dtype, device: None)
+    return request.param
+
+
+@pytest.fixture(params=[(1, 5), (3, 5), (3, 131), (67, 16)], ids=str)
+def lanes_and_units(request: pytest.FixtureRequest) -> tuple[int, int]:
+    """More and fewer of both than C takes at once."""
+    return request.param
+
+
 @pytest.mark.parametrize("embedding", [None, 7])
-@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("cell", [("rnn", "tanh"), ("rnn", "relu"), ("gru", "tanh"), ("lstm", "tanh")])
-def test_steps_give_the_logits_of_the_window(cell, depth, embedding, lanes):
+def test_steps_give_the_logits_of_the_window(cell, depth, embedding, lanes_and_units, way):
+    lanes, hidden_size = lanes_and_units
     config = ModelConfig(
         cell=cell[0],
         activation=cell[1],
         num_layers=depth,
-        hidden_size=5,
+        hidden_size=hidden_size,
         input="embedding" if embedding else "one-hot",
         embedding_size=embedding,
     )
@@ -30,27 +51,28 @@ def test_steps_give_the_logits_of_the_window(cell, depth, embedding, lanes):
         for parameter in network.parameters():  # biases that are all zero would hide a missing one
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
     ids_TB = torch.randint(VOCABULARY, (13, lanes), generator=torch.Generator().manual_seed(1))
-    start = tuple(torch.randn(depth, 1, 5, dtype=torch.float64) for _ in range(network.cell.states))
+    start = tuple(torch.randn(depth, 1, hidden_size, dtype=torch.float64) for _ in range(network.cell.states))
     expected, _ = network(ids_TB, tuple(tensor.expand(-1, lanes, -1).contiguous() for tensor in start))
-    stepper = Stepper(network, start, lanes)
+    stepper = stepper_for(network, start, lanes)
+    assert isinstance(stepper, CompiledStepper) == (way == "C")
     for ids_B, expected_BV in zip(ids_TB, expected, strict=True):
-        torch.testing.assert_close(stepper.step(ids_B), expected_BV, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(stepper.step(ids_B), expected_BV, rtol=1e-11, atol=1e-11)
 
 
-def test_stepping_changes_neither_the_state_it_began_from_nor_the_weights():
+def test_stepping_changes_neither_the_state_it_began_from_nor_the_weights(way):
     network = CharRNN(ModelConfig(hidden_size=5), VOCABULARY).initialise(0)
     state = network.zero_state(1)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    Stepper(network, state, 2).step(torch.tensor([1, 2]))
+    stepper_for(network, state, 2).step(torch.tensor([1, 2]))
     assert all(not tensor.any() for tensor in state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
-def test_logits_of_the_state_alone_are_the_readout_of_the_last_hidden_layer():
+def test_logits_of_the_state_alone_are_the_readout_of_the_last_hidden_layer(way):
     network = CharRNN(ModelConfig(hidden_size=5, num_layers=2), VOCABULARY).initialise(0)
     _, state = network(torch.tensor([[3], [4]]))
     expected = network.readout(state[0][-1])
-    torch.testing.assert_close(Stepper(network, state).logits(), expected.detach())
+    torch.testing.assert_close(stepper_for(network, state).logits(), expected.detach())
 
 
 needs_int8 = pytest.mark.skipif(not can_quantize(), reason="no fast products of int8 here")
@@ -58,31 +80,31 @@ needs_int8 = pytest.mark.skipif(not can_quantize(), reason="no fast products of 
 
 def trained_like(cell: str, depth: int) -> CharRNN:
     """A network whose hidden states are spread over their range, as training makes them."""
-    network = CharRNN(ModelConfig(cell=cell, num_layers=depth, hidden_size=64), VOCABULARY).initialise(0)
+    network = CharRNN(ModelConfig(cell=cell, num_layers=depth, hidden_size=67), VOCABULARY).initialise(0)
     return network.requires_grad_(False)
 
 
 @needs_int8
 @pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_int8_weights_give_nearly_the_same_probabilities(cell, depth):
+def test_int8_weights_give_nearly_the_same_probabilities(cell, depth, way):
     network = trained_like(cell, depth)
     ids_TB = torch.randint(VOCABULARY, (40, 3), generator=torch.Generator().manual_seed(1))
-    steppers = [Stepper(network, network.zero_state(1), 3, quantized) for quantized in (False, True)]
+    both = [stepper_for(network, network.zero_state(1), 3, quantized) for quantized in (False, True)]
     for ids_B in ids_TB:
-        exact, quantized = (torch.softmax(stepper.step(ids_B), dim=1) for stepper in steppers)
+        exact, quantized = (torch.softmax(stepper.step(ids_B), dim=1) for stepper in both)
         torch.testing.assert_close(quantized, exact, rtol=0, atol=0.15 if cell == "rnn" else 0.05)
     assert not torch.equal(quantized, exact)
 
 
 @needs_int8
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_int8_lanes_do_not_depend_on_each_other(cell):
+def test_int8_lanes_do_not_depend_on_each_other(cell, way):
     """Each lane of a batch is what it is alone: 8 bits leave no room for roundings that differ."""
     network = trained_like(cell, 2)
     ids_TB = torch.randint(VOCABULARY, (30, 5), generator=torch.Generator().manual_seed(1))
-    together = Stepper(network, network.zero_state(1), 5, quantized=True)
-    alone = [Stepper(network, network.zero_state(1), 1, quantized=True) for _ in range(5)]
+    together = stepper_for(network, network.zero_state(1), 5, quantized=True)
+    alone = [stepper_for(network, network.zero_state(1), 1, quantized=True) for _ in range(5)]
     for ids_B in ids_TB:
         logits_BV = together.step(ids_B)
         each_BV = torch.cat([stepper.step(ids_B[b : b + 1]) for b, stepper in enumerate(alone)])
@@ -98,11 +120,73 @@ def test_int8_is_refused_where_it_cannot_be_had():
         (double, "a float32 model on the CPU, not float64"),
     ):
         with pytest.raises(ConfigError, match=f"quantize: .*{reason}"):
-            Stepper(network, network.zero_state(1, network.readout.weight.dtype), quantized=True)
+            stepper_for(network, network.zero_state(1, network.readout.weight.dtype), quantized=True)
 
 
 def test_int8_is_refused_without_the_instructions(monkeypatch):
     monkeypatch.setattr("charrnn.model.products.can_quantize", lambda: False)
     network = CharRNN(ModelConfig(hidden_size=5), VOCABULARY).initialise(0)
     with pytest.raises(ConfigError, match=r"quantize: this CPU, .* has no fast products of int8"):
-        Stepper(network, network.zero_state(1), quantized=True)
+        stepper_for(network, network.zero_state(1), quantized=True)
+
+
+def made(cell: str, dtype: torch.dtype = torch.float32, **options: object) -> CharRNN:
+    network = CharRNN(ModelConfig(cell=cell, hidden_size=131, **options), VOCABULARY).initialise(0).to(dtype)
+    return network.requires_grad_(False)
+
+
+@needs_compiler
+@pytest.mark.parametrize("quantized", [False, pytest.param(True, marks=needs_int8)])
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_in_c_a_lane_is_bit_for_bit_what_it_is_alone_and_with_any_number_of_threads(cell, quantized, monkeypatch):
+    monkeypatch.setattr("charrnn.model.compiled_stepper._WORTH_THREADS", 0)
+    network = made(cell, num_layers=2)
+    uniforms_TB = np.random.default_rng(0).random((40, 70))
+    found = []
+    for threads in (1, 2, 3, 9):
+        torch.set_num_threads(threads)
+        together = stepper_for(network, network.zero_state(1), 70, quantized)
+        together.logits()
+        found.append((together.draw(uniforms_TB, 1.0, 0), together.logits().clone()))
+    for ids_TB, logits_BV in found[1:]:
+        assert np.array_equal(ids_TB, found[0][0])
+        assert torch.equal(logits_BV, found[0][1])
+    for lane in (0, 33, 69):
+        alone = stepper_for(network, network.zero_state(1), 1, quantized)
+        alone.logits()
+        assert np.array_equal(alone.draw(uniforms_TB[:, [lane]], 1.0, 0)[:, 0], found[0][0][:, lane])
+        assert torch.equal(alone.logits()[0], found[0][1][lane])
+
+
+@needs_compiler
+@pytest.mark.parametrize("excluded", [None, 0, 4])
+@pytest.mark.parametrize("temperature", [0, 1e-310, 0.5, 1.0, 30.0])
+def test_c_draws_what_choose_would(temperature, excluded):
+    network = made("lstm", torch.float64)
+    stepper, other = (stepper_for(network, network.zero_state(1), 9) for _ in range(2))
+    uniforms_TB = np.random.default_rng(1).random((50, 9))
+    stepper.logits()
+    logits_BV = other.logits()
+    for ids_B, uniforms_B in zip(stepper.draw(uniforms_TB, temperature, excluded), uniforms_TB, strict=True):
+        scores_BV = logits_BV.numpy().copy()
+        if excluded is not None:
+            scores_BV[:, excluded] = -np.inf
+        assert np.array_equal(choose(scores_BV, uniforms_B, Choosing(temperature)), ids_B)
+        logits_BV = other.step(ids_B)
+
+
+@needs_compiler
+def test_c_draws_something_from_what_is_no_number():
+    network = made("lstm")
+    network.readout.bias[:] = torch.nan
+    stepper = stepper_for(network, network.zero_state(1), 2)
+    stepper.logits()
+    drawn_TB = stepper.draw(np.full((5, 2), 0.5), 1.0, 0)
+    assert ((drawn_TB >= 0) & (drawn_TB < VOCABULARY)).all()
+
+
+def test_ids_outside_of_the_vocabulary_are_refused(way):
+    network = made("gru")
+    for wrong in (-12, VOCABULARY):
+        with pytest.raises(IndexError):
+            stepper_for(network, network.zero_state(1), 2).step(torch.tensor([0, wrong]))

@@ -20,7 +20,7 @@ import pytest
 from charrnn.config import Config
 from charrnn.errors import CheckpointError
 from charrnn.model import engines
-from charrnn.model.compiled import compiler_here
+from charrnn.model.compiling import compiler_here
 from charrnn.training import checkpoint, loop, runs
 from charrnn.training.loop import Training
 from charrnn.training.progress import Evaluated, retained
@@ -560,7 +560,7 @@ def test_a_resume_that_keeps_fewer_deletes_the_others(small_config, view, folder
 
 
 def test_another_version_of_torch_number_of_threads_device_or_engine_is_said(small_config, view, folder, monkeypatch):
-    monkeypatch.setattr(engines, "can_compile", lambda dtype, device: False)
+    monkeypatch.setattr(engines, "usable_kernels", lambda dtype, device: None)
     run = loop.train(small_config, view, folder / "run")
     loop.resume(view, run.folder, [], None)
     assert "no longer bit for bit" not in view.text()

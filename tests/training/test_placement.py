@@ -53,7 +53,7 @@ TRIALS = [
 def test_a_cpu_with_bfloat16_takes_what_a_trial_shows_to_be_faster(seconds, taken, monkeypatch):
     monkeypatch.setattr(placement, "cpu_has_bfloat16", lambda: True)
     monkeypatch.setattr(
-        engines, "can_compile", lambda dtype, device: f"compiled {dtype}".replace("torch.", "") in seconds
+        engines, "usable_kernels", lambda dtype, device: f"compiled {dtype}".replace("torch.", "") in seconds or None
     )
     monkeypatch.setattr(
         placement, "_pass", lambda network, execution, shape: seconds[placement._in_words(execution)] / 10
@@ -67,7 +67,7 @@ def test_a_cpu_with_bfloat16_takes_what_a_trial_shows_to_be_faster(seconds, take
 
 def test_a_trial_keeps_to_what_is_configured(monkeypatch):
     monkeypatch.setattr(placement, "cpu_has_bfloat16", lambda: True)
-    monkeypatch.setattr(engines, "can_compile", lambda dtype, device: dtype == torch.float32)
+    monkeypatch.setattr(engines, "usable_kernels", lambda dtype, device: dtype == torch.float32 or None)
     tried = set()
     monkeypatch.setattr(placement, "_pass", lambda network, execution, shape: tried.add(execution) or 0.1)
     place(network(), TrainingConfig(engine="written"), SHAPE)

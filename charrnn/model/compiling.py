@@ -1,0 +1,224 @@
+"""The C of this folder as a library: compiled for this machine the first time that it is wanted, and kept.
+
+kernels.c is the `compiled` engine's, see compiled.py; steps.c is for sampling, see compiled_stepper.py.
+"""
+
+import atexit
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from types import EllipsisType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from charrnn.errors import ConfigError
+from charrnn.model.cells import Cell
+from charrnn.waiting import told_if_slow
+
+_HEADERS, _SOURCES = ("vectors.h", "products.h"), ("kernels.c", "steps.c")
+
+_FLAGS = ("-O3", "-fno-math-errno", "-shared", "-fPIC")
+
+_TOOLS_OF_MACOS = ("/Library/Developer/CommandLineTools", "/Applications/Xcode.app")
+
+_PRECISIONS = {torch.float32: (), torch.float64: ("-DDOUBLE",)}
+
+CELLS = {("rnn", "tanh"): 0, ("rnn", "relu"): 1, ("gru", "tanh"): 2, ("lstm", "tanh"): 3}
+"""As vectors.h numbers them."""
+
+
+class Kernels:
+    """The functions of the library for one precision."""
+
+    def __init__(self, path: Path) -> None:
+        self.build = path.stem.split("-")[1]
+        """Of which compiler, options and source; another may round otherwise."""
+        self._library = library = ctypes.CDLL(str(path))
+        library.units_of_a_vector.restype = library.numbers_of_a_row.restype = ctypes.c_int64
+        library.numbers_of_a_row.argtypes = [ctypes.c_int64]
+        numbers = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]
+        library.forward.argtypes = numbers + [ctypes.c_void_p] * 9
+        library.backward.argtypes = numbers + [ctypes.c_void_p] * 13
+        library.step.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+        library.draw.argtypes = [
+            ctypes.c_void_p,
+            ctypes.c_int,
+            ctypes.c_int64,
+            ctypes.c_void_p,
+            ctypes.c_double,
+            ctypes.c_int64,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+        ]
+        for function in (library.forward, library.backward, library.step, library.draw):
+            function.restype = None
+        self.units = int(library.units_of_a_vector())
+        """Of a panel."""
+        self.can_code = bool(library.can_code())
+        """Whether `step` goes with int8 weights."""
+        self.step: Any = library.step
+        self.draw: Any = library.draw
+
+    def rows(self, like: Tensor, steps: int, lanes: int, length: int) -> Tensor:
+        """(steps, lanes, length) to be filled in, its rows as far apart as the products want them."""
+        return like.new_empty(steps, lanes, self._library.numbers_of_a_row(length))[..., :length]
+
+    def run(self, name: str, cell: Cell, sizes: tuple[int, int, int], *tensors: Tensor | EllipsisType | None) -> None:
+        """Call a function with its tensors in its own order; ... stands for the room to lay out W_hh."""
+        H = sizes[2]
+        whole = -(-H // self.units) * self.units
+        like = next(tensor for tensor in tensors if isinstance(tensor, Tensor) and tensor.is_floating_point())
+        packed = like.new_empty(whole * cell.gates * H)
+        numbers = (CELLS[cell.name, cell.activation], torch.get_num_threads(), *sizes)
+        placed = [packed if tensor is ... else tensor for tensor in tensors]
+        assert {tensor.dtype for tensor in placed if tensor is not None} <= {like.dtype, torch.int64}
+        function = getattr(self._library, name)
+        function(*numbers, *(None if tensor is None else tensor.data_ptr() for tensor in placed))
+
+
+def kernels_for(dtype: torch.dtype, device: torch.device) -> Kernels:
+    """The kernels for a precision, compiled if they have not been. Raises ConfigError where there can be none."""
+    if device.type != "cpu" or dtype not in _PRECISIONS:
+        name = str(dtype).removeprefix("torch.")
+        raise ConfigError(f"engine compiled: for float32 and float64 on the CPU, not {name} on {device.type}")
+    kernels = _compiled(dtype)
+    if isinstance(kernels, str):
+        raise ConfigError(f"engine compiled: {kernels}")
+    return kernels
+
+
+def usable_kernels(dtype: torch.dtype, device: torch.device) -> Kernels | None:
+    """The same, None where there can be none."""
+    try:
+        return kernels_for(dtype, device)
+    except ConfigError:
+        return None
+
+
+@lru_cache(maxsize=len(_PRECISIONS))
+def _compiled(dtype: torch.dtype) -> Kernels | str:
+    """The kernels, or why there are none."""
+    compiler = compiler_here()
+    if compiler is None:
+        return "there is no C compiler here (cc, gcc, clang, or what CC names; on Windows none will do yet)"
+    reasons = []
+    for flags in _variants():
+        found = _made(compiler, (*_FLAGS, *flags, *_PRECISIONS[dtype]))
+        if isinstance(found, Kernels):
+            return found
+        reasons.append(found)
+    return f"{' '.join(compiler)}: {reasons[0]}"
+
+
+def compiler_here() -> tuple[str, ...] | None:
+    """The command of the first C compiler to be found: what CC names, with its options, or cc, gcc, clang.
+
+    On macOS a cc is there before the tools are, and asks whether to install them.
+    """
+    if os.name == "nt":
+        return None
+    if sys.platform == "darwin" and not any(Path(tools).exists() for tools in _TOOLS_OF_MACOS):
+        return None
+    for words in (shlex.split(os.environ.get("CC", "")), ["cc"], ["gcc"], ["clang"]):
+        found = shutil.which(words[0]) if words else None
+        if found:
+            return found, *words[1:]
+    return None
+
+
+def _variants() -> list[tuple[str, ...]]:
+    """Options for this CPU and for several threads, and then for one.
+
+    On macOS for one alone: another OpenMP than the one that PyTorch brings ends the process.
+    """
+    x86 = platform.machine() in ("x86_64", "AMD64", "i386", "i686")
+    for_this_cpu = "-march=native" if x86 else "-mcpu=native"
+    return [(for_this_cpu, "-fopenmp")] * (sys.platform != "darwin") + [(for_this_cpu,)]
+
+
+def _made(compiler: tuple[str, ...], flags: tuple[str, ...]) -> Kernels | str:
+    """The kernels, or what the compiler or the loader said in their place."""
+    try:
+        return Kernels(_library(compiler, flags))
+    except (OSError, AttributeError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        said = said.decode(errors="replace") if isinstance(said, bytes) else said
+        return next((line for line in said.splitlines() if "error" in line), said.strip() or type(error).__name__)
+
+
+def _library(compiler: tuple[str, ...], flags: tuple[str, ...]) -> Path:
+    """The compiled kernels, from the cache if they are in there.
+
+    They are told apart by their source and by all that the compiler defines for this machine, so that a home folder
+    that several machines share holds one for each. A name ends in the file's own checksum, for to load a damaged one
+    may end the process.
+    """
+    defined = _said([*compiler, *flags, "-dM", "-E", "-x", "c", os.devnull])
+    name = f"kernels-{_checksum(*flags, defined, *(path.read_bytes() for path in _files(*_HEADERS, *_SOURCES)))}"
+    cache = _cache()
+    for path in cache.glob(f"{name}-*.so"):
+        if path.stem == f"{name}-{_checksum(path.read_bytes())}":
+            return path
+        path.unlink()
+    with (
+        tempfile.TemporaryDirectory(dir=cache) as folder,
+        told_if_slow("compiling the kernels for this CPU, which is done once"),
+    ):
+        unfinished = Path(folder) / "kernels.so"
+        _said([*compiler, *flags, "-o", str(unfinished), "-x", "c", *map(str, _files(*_SOURCES)), "-lm"])
+        return unfinished.replace(cache / f"{name}-{_checksum(unfinished.read_bytes())}.so")
+
+
+def _files(*names: str) -> list[Path]:
+    return [Path(__file__).with_name(name) for name in names]
+
+
+def _checksum(*parts: str | bytes) -> str:
+    whole = b"\0".join(part.encode() if isinstance(part, str) else part for part in parts)
+    return hashlib.sha256(whole).hexdigest()[:32]
+
+
+def _said(command: list[str]) -> str:
+    """What a command prints. Raises subprocess.SubprocessError if it fails or takes five minutes."""
+    environment = {**os.environ, "LC_ALL": "C"}  # so that an error is called one
+    return subprocess.run(
+        command,
+        check=True,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+        timeout=300,
+    ).stdout
+
+
+def _cache() -> Path:
+    """A folder that nobody else can put libraries into: the user's cache, or where there is none a passing one."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "charrnn"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if found.st_uid == os.geteuid() and not found.st_mode & 0o022 and os.access(folder, os.W_OK):
+            return folder
+    except (OSError, RuntimeError):  # RuntimeError: nobody's home
+        pass
+    return _passing_folder()
+
+
+@lru_cache(maxsize=1)
+def _passing_folder() -> Path:
+    """One that ends with the process."""
+    folder = tempfile.mkdtemp(prefix="charrnn-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
