@@ -11,7 +11,7 @@ import numpy as np
 from charrnn.config import Config
 from charrnn.errors import ConfigError, TextError
 from charrnn.model.network import CharRNN
-from charrnn.model.stepper import require_quantizable
+from charrnn.model.stepper import pays_to_quantize, require_quantizable
 from charrnn.sampling.choosing import Choosing
 from charrnn.sampling.generation import generate
 from charrnn.text.dataset import Dataset, SplitName, read_again, utf8_length, where_it_was
@@ -29,10 +29,6 @@ Quantize = Literal["none", "int8", "auto"]
 
 QUANTIZATION_TOLERANCE = 0.003
 """Nats per character."""
-
-_WORTH_QUANTIZING = 2**22
-"""Elements of W_hh in all layers from which int8 is faster one text at a time (2 Ice Lake cores; LSTM 2 x 512, with
-half of it: 0.9 times the speed, 3 x 1024, with three times of it: 2.2 times)."""
 
 _QUANTIZATION_CHARACTERS = 20_000
 """Of the validation text, enough to tell such a difference: both ways of sampling read the very same characters."""
@@ -82,11 +78,8 @@ class TrainedModel:
         return model._quantized_if_harmless() if quantize == "auto" else model
 
     def _quantized_if_harmless(self) -> "TrainedModel":
-        recurrent = sum(weights.weight_hh.numel() for weights in self.network.rnn.layers())
-        if recurrent < _WORTH_QUANTIZING:
-            return replace(
-                self, quantization=f"float32 weights: {recurrent:,} of W_hh are too few for int8 to be faster"
-            )
+        if not pays_to_quantize(self.network):
+            return replace(self, quantization="float32 weights: they are too few for int8 to be faster")
         try:
             ids = self._own_text("validation").split("validation")[:_QUANTIZATION_CHARACTERS]
             lanes = quick_lanes(len(ids))

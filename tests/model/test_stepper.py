@@ -11,7 +11,7 @@ from charrnn.model.compiled_stepper import CompiledStepper
 from charrnn.model.compiling import compiler_here
 from charrnn.model.network import CharRNN
 from charrnn.model.products import can_quantize
-from charrnn.model.stepper import stepper_for
+from charrnn.model.stepper import pays_to_quantize, stepper_for
 from charrnn.sampling.choosing import Choosing, choose
 
 VOCABULARY = 11
@@ -109,6 +109,12 @@ def test_int8_lanes_do_not_depend_on_each_other(cell, way):
         logits_BV = together.step(ids_B)
         each_BV = torch.cat([stepper.step(ids_B[b : b + 1]) for b, stepper in enumerate(alone)])
         torch.testing.assert_close(each_BV, logits_BV, rtol=0, atol=1e-4)
+
+
+@needs_int8
+def test_int8_pays_from_a_size_on_that_is_smaller_in_c(way):
+    sizes = [CharRNN(ModelConfig(hidden_size=size), VOCABULARY) for size in (64, 128, 1100)]
+    assert [pays_to_quantize(network) for network in sizes] == [False, way == "C", True]
 
 
 @needs_int8
