@@ -11,7 +11,7 @@ import numpy as np
 from charrnn.config import Config
 from charrnn.errors import ConfigError, TextError
 from charrnn.model.network import CharRNN
-from charrnn.model.stepper import pays_to_quantize, require_quantizable
+from charrnn.model.stepper import require_quantizable, worth_quantizing
 from charrnn.sampling.choosing import Choosing
 from charrnn.sampling.generation import generate
 from charrnn.text.dataset import Dataset, SplitName, read_again, utf8_length, where_it_was
@@ -78,8 +78,12 @@ class TrainedModel:
         return model._quantized_if_harmless() if quantize == "auto" else model
 
     def _quantized_if_harmless(self) -> "TrainedModel":
-        if not pays_to_quantize(self.network):
-            return replace(self, quantization="float32 weights: they are too few for int8 to be faster")
+        recurrent = sum(weights.weight_hh.numel() for weights in self.network.rnn.layers())
+        least = worth_quantizing(self.network)
+        if recurrent < least:
+            return replace(
+                self, quantization=f"float32 weights: {recurrent:,} of W_hh, and int8 is faster from {least:,} on"
+            )
         try:
             ids = self._own_text("validation").split("validation")[:_QUANTIZATION_CHARACTERS]
             lanes = quick_lanes(len(ids))

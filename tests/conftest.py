@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from charrnn.config import Config, load_config
+from charrnn.model import stepper as steppers
+from charrnn.model.compiling import compiler_here
 
 SMALL = {
     "training.recipe": "none",
@@ -34,6 +36,19 @@ def _one_thread() -> Iterator[None]:
     """Whatever a test does to their number, or says it to be, the next one has one."""
     yield
     torch.set_num_threads(1)
+
+
+@pytest.fixture(
+    params=[
+        "tensors",
+        pytest.param("C", marks=pytest.mark.skipif(not compiler_here(), reason="there is no C compiler here")),
+    ]
+)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """By which of the two `stepper_for` makes steppers."""
+    if request.param == "tensors":
+        monkeypatch.setattr(steppers, "usable_kernels", lambda dtype, device: None)
+    return request.param
 
 
 class SilentView:

@@ -214,7 +214,7 @@ def test_what_quantize_auto_came_to_is_said_beside_the_text_not_in_it(trained):
     plain, found = run(*options), run(*options, "--quantize", "auto")
     assert found.exit_code == 0
     assert found.stdout == plain.stdout
-    assert "float32 weights: they are too few for int8 to be faster" in found.stderr
+    assert "float32 weights: 676 of W_hh, and int8 is faster from " in found.stderr
     assert run("evaluate", str(trained.folder), "--quantize", "auto").exit_code == 0
 
 

@@ -39,6 +39,22 @@ def test_the_runs_that_the_recipe_is_fitted_to_are_of_settings_that_exist():
         assert 0 < run["nats_per_char"] < 3
 
 
+def test_the_readmes_figures_of_sampling_are_those_of_the_results():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for line in (RESULTS / "sampling.jsonl").read_text(encoding="utf-8").splitlines():
+        result = json.loads(line)
+        (case,) = result["cases"]
+        found = {one["name"]: one for one in case["sampling"]}
+        for precision in ("float32", "int8"):
+            one, many = (found[f"charrnn, {precision}, batch {lanes}"] for lanes in (1, 64))
+            assert (
+                f"| {case['num_layers']} x {case['hidden_size']}, {precision} | {one['chars_per_second']:,.0f} | "
+                f"{one['fraction_of_read_bandwidth']:.0%}".replace("%", " % | ")
+                + f"{one['ratio_to_call_per_character']:.1f} | {many['chars_per_second']:,.0f} | "
+                f"{many['ratio_to_call_per_character']:.1f} |"
+            ) in readme
+
+
 def test_the_readmes_figures_of_speed_are_those_of_the_results():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for line in (RESULTS / "bench.jsonl").read_text(encoding="utf-8").splitlines():

@@ -128,7 +128,7 @@ def test_other_protocols_are_of_the_weights_as_they_were_trained(options, model)
 @needs_int8
 @pytest.mark.parametrize(("tolerance", "taken"), [(10.0, True), (-10.0, False)])
 def test_auto_takes_int8_where_the_validation_loss_hardly_moves(tolerance, taken, model, monkeypatch):
-    monkeypatch.setattr(trained, "pays_to_quantize", lambda network: True)
+    monkeypatch.setattr(trained, "worth_quantizing", lambda network: 0)
     monkeypatch.setattr(trained, "QUANTIZATION_TOLERANCE", tolerance)
     found = charrnn.load(model.path, quantize="auto")
     assert found.quantized == taken
@@ -140,8 +140,8 @@ def test_auto_takes_int8_where_the_validation_loss_hardly_moves(tolerance, taken
 def test_auto_leaves_small_models_and_those_without_their_text_as_they_are(model, text_file, monkeypatch):
     found = charrnn.load(model.path, quantize="auto")
     assert not found.quantized
-    assert "too few for int8 to be faster" in found.quantization
-    monkeypatch.setattr(trained, "pays_to_quantize", lambda network: True)
+    assert re.match(r"float32 weights: [0-9,]+ of W_hh, and int8 is faster from [0-9,]+ on", found.quantization)
+    monkeypatch.setattr(trained, "worth_quantizing", lambda network: 0)
     text_file.write_text("another text altogether, by now", encoding="utf-8")
     found = charrnn.load(model.path, quantize="auto")
     assert not found.quantized

@@ -2,8 +2,8 @@
 
 What the equations of cells.py leave to autograd stands here as arithmetic, arranged for speed:
 
-- layer 1's one-hot product is the gather of a row of W_xh, and its gradient a scatter-add, so their cost does not
-  depend on the vocabulary; the layers above take all steps in one product before the loop;
+- layer 1's one-hot product is the gather of a row of W_xh, of those characters alone that the window holds if the
+  vocabulary is larger, and its gradient a scatter-add; the layers above take all steps in one product before the loop;
 - W_hh is laid out once a window for the products of all its steps, see products.py;
 - everything in the backward pass that does not wait for a later step is computed for all steps at once, before the
   loop: the loop itself is one product, which adds the gradient from above, and a few multiplications;
@@ -50,12 +50,27 @@ def through_layers(
     drop: Drop | None,
 ) -> tuple[Tensor, State]:
     """One layer after the other. layer: (x, its state, its weights) -> H_TBH and its state after the last step."""
+    if not x.is_floating_point() and x.is_cpu and layers[0].weight_ih.shape[1] > x.numel():
+        x, layers = _of_used_characters(x, layers)  # on a GPU the host would have to wait for it
     H_TBH, finals = x, []
     for l, weights in enumerate(layers):
         H_TBH = drop(H_TBH) if drop and l else H_TBH
         H_TBH, *final = layer(H_TBH, tuple(tensor_LBH[l] for tensor_LBH in state), weights)
         finals.append(final)
     return H_TBH, tuple(torch.stack(tensors) for tensors in zip(*finals, strict=True))
+
+
+def _of_used_characters(ids_TB: Tensor, layers: Sequence[Weights]) -> tuple[Tensor, list[Weights]]:
+    """Ids into those columns alone of layer 1's W_xh that the window holds, and the layers with them."""
+    used_U, ids_TB = torch.unique(ids_TB, return_inverse=True)
+    require_ids(used_U[0], used_U[-1], layers[0].weight_ih.shape[1])
+    return ids_TB, [layers[0]._replace(weight_ih=layers[0].weight_ih[:, used_U]), *layers[1:]]
+
+
+def require_ids(smallest: Tensor, largest: Tensor, vocabulary_size: int) -> None:
+    """Raise IndexError for ids that are outside of the vocabulary."""
+    if smallest < 0 or largest >= vocabulary_size:
+        raise IndexError(f"ids from {smallest} to {largest}; expected 0 to {vocabulary_size - 1}")
 
 
 def _from_inputs(x: Tensor, weight_ih: Tensor, bias: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from charrnn.model.bptt import input_gradients, recurrent_gradient, through_layers
+from charrnn.model.bptt import input_gradients, recurrent_gradient, require_ids, through_layers
 from charrnn.model.cells import Cell, Drop, State, Weights
 from charrnn.model.compiling import Kernels, kernels_for
 
@@ -103,7 +103,5 @@ def _ids(x: Tensor, vocabulary_size: int) -> Tensor | None:
     """As the kernels read them, which check nothing; None for vectors."""
     if x.is_floating_point():
         return None
-    low, high = torch.aminmax(x)
-    if low < 0 or high >= vocabulary_size:
-        raise IndexError(f"ids from {low} to {high}; expected 0 to {vocabulary_size - 1}")
+    require_ids(*torch.aminmax(x), vocabulary_size)
     return x.to(torch.int64).contiguous()

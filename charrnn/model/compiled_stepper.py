@@ -17,11 +17,13 @@ from charrnn.model.compiling import CELLS, Kernels
 from charrnn.model.network import CharRNN
 from charrnn.model.products import CODE_STEPS, CODE_ZERO, encoded, int8_rows
 
-_WORTH_THREADS = 2**17
-"""Multiplications of a step: with fewer it is over before another thread has begun."""
+_WORTH_A_THREAD, _WORTH_A_THREAD_CODED = 2**16, 2**18
+"""Multiplications of a step to each thread; with fewer it is over before one more has begun. On 2 Ice Lake cores a step
+of one lane took one and two threads, us: RNN 2 x 64 3.8, 4.3; LSTM 2 x 128 18, 13; coded, 2 x 128 7.6, 7.5, 2 x 256 21,
+13."""
 
-_CODES = 4
-"""Of 8 bits, that one instruction multiplies by as many weights and sums."""
+_TOGETHER = 4
+"""Codes of 8 bits that are multiplied and summed by one instruction."""
 
 
 class _Matrix(ctypes.Structure):
@@ -46,61 +48,51 @@ class _Network(ctypes.Structure):
 
 
 class CompiledStepper:
-    """One by C, on the CPU: the arguments of `stepper_for`."""
+    """A Stepper in C, on the CPU, of a network and a state as `stepper_for` takes them.
+
+    quantized: where `kernels.can_code`.
+    """
 
     @torch.inference_mode()
     def __init__(
         self, kernels: Kernels, network: CharRNN, state: State, lanes: int = 1, quantized: bool = False
     ) -> None:
+        self._kernels, self._quantized, self._lanes = kernels, quantized, lanes
+        self._kept: list[Tensor] = []
+        """What C has the addresses of."""
         weight = network.readout.weight.detach()
         (V, H), L = weight.shape, len(state[0])
-        self._kernels, self._quantized = kernels, quantized
-        self._kept: list[Tensor] = []  # what C has the addresses of
-        states = self._kernels.rows(weight, 2 * L, lanes, H)
-        states[:L] = state[0].detach()
-        codes = self._kernels.rows(torch.empty(0, dtype=torch.int32), 2 * L, lanes, -(-H // _CODES))
-        if quantized:
-            encoded(states[:L], into=codes.view(torch.uint8)[:L, :, :H])
-        layers = [Weights(*(tensor.detach() for tensor in weights)) for weights in network.rnn.layers()]
-        embedding = None if network.embedding is None else network.embedding.weight.detach()
-        of_layers = []
-        for l, weights in enumerate(layers):
-            bias_K, b_n = biases(network.cell, weights.bias_ih, weights.bias_hh)
-            if l == 0:  # each character's row, through its embedding if there is one
-                columns = weights.weight_ih.T if embedding is None else embedding @ weights.weight_ih.T
-                below, added = _Matrix(), (columns + bias_K).contiguous()
-            else:
-                below, added = self._matrix(weights.weight_ih, network.cell.gates), bias_K
-            own = [tensor[l].detach().to(weight.dtype).expand(lanes, -1).clone() for tensor in state[1:]]
-            itself = self._matrix(weights.weight_hh, network.cell.gates)
-            of_layers.append(_Layer(below, itself, self._at(added), self._at(b_n), *map(self._at, own)))
         self._logits_BV = weight.new_empty(lanes, V)
+        states_2LBH = weight.new_zeros(2, L, lanes, kernels.row_of(H))
+        states_2LBH[0, ..., :H] = state[0].detach()
+        codes_2LBH = torch.zeros(2, L, lanes, _TOGETHER * kernels.row_of(-(-H // _TOGETHER)), dtype=torch.uint8)
+        if quantized:
+            encoded(states_2LBH[0, ..., :H], into=codes_2LBH[0, ..., :H])
         self._network = _Network(
-            CELLS[network.cell.name, network.cell.activation],
-            quantized,
-            lanes,
-            H,
-            L,
-            V,
-            (_Layer * L)(*of_layers),
-            self._at(_panels(weight, 1, self._kernels.units)),
-            self._at(network.readout.bias.detach()),
-            self._at(states),
-            self._at(codes),
-            self._at(self._logits_BV),
+            cell=CELLS[network.cell.name, network.cell.activation],
+            coded=quantized,
+            lanes=lanes,
+            hidden=H,
+            depth=L,
+            vocabulary=V,
+            layers=self._layers(network, state),
+            readout=self._at(_panels(weight, 1, kernels.units)),
+            readout_bias=self._at(network.readout.bias.detach().clone()),
+            states=self._at(states_2LBH),
+            codes=self._at(codes_2LBH),
+            logits=self._at(self._logits_BV),
         )
-        multiplications = lanes * sum(tensor.numel() for weights in layers[1:] for tensor in weights[:2])
-        multiplications += lanes * (layers[0].weight_hh.numel() + weight.numel())
-        threads = torch.get_num_threads() if multiplications >= _WORTH_THREADS else 1
-        self._arguments = (ctypes.byref(self._network), threads)
-        self._room = np.empty((threads, V))
+        _, *matrices = (matrix for weights in network.rnn.layers() for matrix in weights[:2])  # layer 1's W_xh is read
+        multiplications = lanes * sum(matrix.numel() for matrix in (*matrices, weight))
+        worth = multiplications // (_WORTH_A_THREAD_CODED if quantized else _WORTH_A_THREAD)
+        threads = min(torch.get_num_threads(), max(worth, 1))
+        self._arguments, self._room = (ctypes.byref(self._network), threads), np.empty((threads, V))
 
     def step(self, ids_B: Tensor | npt.NDArray[np.int64]) -> Tensor:
         """See Stepper."""
-        ids_B = np.ascontiguousarray(ids_B, dtype=np.int64)
-        V = self._logits_BV.shape[1]
-        if not (ids_B >= 0).all() or not (ids_B < V).all():  # C checks nothing
-            raise IndexError(f"ids {ids_B}: expected numbers from 0 to {V - 1}")
+        ids_B, V = np.ascontiguousarray(ids_B, dtype=np.int64), self._logits_BV.shape[1]
+        if len(ids_B) != self._lanes or not ((ids_B >= 0) & (ids_B < V)).all():  # C checks nothing
+            raise IndexError(f"ids {ids_B}: expected {self._lanes} numbers from 0 to {V - 1}")
         self._kernels.step(*self._arguments, ids_B.ctypes.data)
         return self._logits_BV
 
@@ -116,34 +108,53 @@ class CompiledStepper:
 
         uniforms_TB: numbers in [0, 1) that decide, as in `charrnn.sampling.choosing.choose`. excluded: is never drawn.
         """
-        uniforms_TB = np.ascontiguousarray(uniforms_TB)
+        uniforms_TB = np.ascontiguousarray(uniforms_TB, dtype=np.float64)
+        assert uniforms_TB.shape[1] == self._lanes
         ids_TB = np.empty(uniforms_TB.shape, dtype=np.int64)
         operands = (len(ids_TB), uniforms_TB.ctypes.data, temperature, -1 if excluded is None else excluded)
         self._kernels.draw(*self._arguments, *operands, self._room.ctypes.data, ids_TB.ctypes.data)
         return ids_TB
 
-    def _at(self, tensor: Tensor) -> int:
-        self._kept.append(tensor)
-        return tensor.data_ptr()
+    def _layers(self, network: CharRNN, state: State) -> "ctypes.Array[_Layer]":
+        cell, embedding = network.cell, network.embedding
+        found = []
+        for l, parameters in enumerate(network.rnn.layers()):
+            weights = Weights(*(tensor.detach() for tensor in parameters))
+            bias_K, b_n = biases(cell, weights.bias_ih, weights.bias_hh)
+            layer = _Layer(w_hh=self._matrix(weights.weight_hh, cell.gates), b_n=self._at(b_n))
+            if l == 0:  # each character's row, through its embedding if there is one
+                columns = weights.weight_ih.T if embedding is None else embedding.weight.detach() @ weights.weight_ih.T
+                layer.added = self._at((columns + bias_K).contiguous())
+            else:
+                layer.w_xh, layer.added = self._matrix(weights.weight_ih, cell.gates), self._at(bias_K)
+            if cell.name == "lstm":
+                C_BH = state[1][l].detach().to(bias_K.dtype).expand(self._lanes, -1)
+                layer.C_BH = self._at(C_BH.clone(memory_format=torch.contiguous_format))
+            found.append(layer)
+        return (_Layer * len(found))(*found)
 
     def _matrix(self, weight_KD: Tensor, gates: int) -> _Matrix:
         """A weight of a hidden layer as the products read it."""
         units = self._kernels.units
         if not self._quantized:
-            return _Matrix(self._at(_panels(weight_KD, gates, units)))
+            return _Matrix(panels=self._at(_panels(weight_KD, gates, units)))
         codes_KD, scales_K = int8_rows(weight_KD)
         offsets_K = -CODE_ZERO * codes_KD.sum(dim=1, dtype=torch.int32)
         return _Matrix(
-            self._at(_panels(codes_KD, gates, units, _CODES)),
-            self._at(_panels(scales_K[:, None] / CODE_STEPS, gates, units)),
-            self._at(_panels(offsets_K[:, None], gates, units)),
+            panels=self._at(_panels(codes_KD, gates, units, _TOGETHER)),
+            scales=self._at(_panels(scales_K[:, None] / CODE_STEPS, gates, units)),
+            offsets=self._at(_panels(offsets_K[:, None], gates, units)),
         )
+
+    def _at(self, tensor: Tensor) -> int:
+        self._kept.append(tensor)
+        return tensor.data_ptr()
 
 
 def _panels(weight_KD: Tensor, gates: int, units: int, together: int = 1) -> Tensor:
     """(P, D / together, G, U, together), with zeros where U or `together` does not divide what there is."""
     K, D = weight_KD.shape
-    weight_GHD = weight_KD.view(gates, K // gates, D)
+    weight_GHD = weight_KD.reshape(gates, K // gates, D)
     weight_GHD = functional.pad(weight_GHD, (0, -D % together, 0, -(K // gates) % units))
     in_panels = weight_GHD.view(gates, -1, units, weight_GHD.shape[2] // together, together)
     return in_panels.permute(1, 3, 0, 2, 4).contiguous()

@@ -46,20 +46,13 @@ class Kernels:
         self._library = library = ctypes.CDLL(str(path))
         library.units_of_a_vector.restype = library.numbers_of_a_row.restype = ctypes.c_int64
         library.numbers_of_a_row.argtypes = [ctypes.c_int64]
-        numbers = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64]
-        library.forward.argtypes = numbers + [ctypes.c_void_p] * 9
-        library.backward.argtypes = numbers + [ctypes.c_void_p] * 13
-        library.step.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
-        library.draw.argtypes = [
-            ctypes.c_void_p,
-            ctypes.c_int,
-            ctypes.c_int64,
-            ctypes.c_void_p,
-            ctypes.c_double,
-            ctypes.c_int64,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-        ]
+        whole, number, place = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
+        library.forward.argtypes = [whole, whole, *[number] * 3, *[place] * 9]
+        library.backward.argtypes = [whole, whole, *[number] * 3, *[place] * 13]
+        library.cross_entropy.argtypes = [whole, number, number, place, number, place, place]
+        library.cross_entropy.restype = number
+        library.step.argtypes = [place, whole, place]
+        library.draw.argtypes = [place, whole, number, place, ctypes.c_double, number, place, place]
         for function in (library.forward, library.backward, library.step, library.draw):
             function.restype = None
         self.units = int(library.units_of_a_vector())
@@ -69,9 +62,27 @@ class Kernels:
         self.step: Any = library.step
         self.draw: Any = library.draw
 
+    def cross_entropy(self, logits_NV: Tensor, targets_N: Tensor, ignored: int) -> Tensor:
+        """The nats of the targets that are not `ignored`, summed; the logits' gradient takes their place.
+
+        Raises IndexError for targets outside of the vocabulary.
+        """
+        assert logits_NV.is_contiguous()
+        assert targets_N.dtype == torch.int64
+        (N, V), targets_N = logits_NV.shape, targets_N.contiguous()
+        nats_N = torch.empty(N, dtype=torch.float64)
+        places = (targets_N.data_ptr(), ignored, logits_NV.data_ptr(), nats_N.data_ptr())
+        if self._library.cross_entropy(torch.get_num_threads(), N, V, *places):
+            raise IndexError(f"targets: expected ids from 0 to {V - 1}, or {ignored}")
+        return nats_N.sum().to(logits_NV.dtype)
+
+    def row_of(self, length: int) -> int:
+        """How far apart rows of so many numbers lie in what a product reads several lanes of."""
+        return int(self._library.numbers_of_a_row(length))
+
     def rows(self, like: Tensor, steps: int, lanes: int, length: int) -> Tensor:
         """(steps, lanes, length) to be filled in, its rows as far apart as the products want them."""
-        return like.new_empty(steps, lanes, self._library.numbers_of_a_row(length))[..., :length]
+        return like.new_empty(steps, lanes, self.row_of(length))[..., :length]
 
     def run(self, name: str, cell: Cell, sizes: tuple[int, int, int], *tensors: Tensor | EllipsisType | None) -> None:
         """Call a function with its tensors in its own order; ... stands for the room to lay out W_hh."""

@@ -1,4 +1,4 @@
-/* Forward and backward through time of one layer: the loops of the `compiled` engine, see compiled.py.
+/* Forward and backward through time of one layer, and the loss: the loops of the `compiled` engine, see compiled.py.
 
    What bptt.py does with a dozen tensor operations a step is done here in one pass. The hidden units are dealt out to the
    threads in panels of UNITS neighbours, one vector wide. A thread takes H_{t-1} W_hh for the G gates of a panel, while
@@ -9,6 +9,8 @@
    T steps, B lanes, H units, G gates, K = G H. Arrays are row-major, named as in bptt.py: H_TBH is T + 1 states from the
    one before the first step on, and so is C_TBH. What a product reads, H_TBH and dsums_TBK, has room at the end of its
    rows, see `row_of`. No order of summation depends on the number of threads. */
+
+#include <math.h>
 
 #include "vectors.h"
 
@@ -164,6 +166,67 @@ void backward(int cell, int threads, int64_t T, int64_t B, int64_t H, const int6
 #endif
   FOR_THE_CELL(backward_of, T, B, H, ids, w_hh, packed, H_TBH, C_TBH, gates, hidden_n, dH_TBH, dH, dC, dsums_TBK,
                dn_TBH, dtable)
+}
+
+/* ---- loss */
+
+static real largest_of(const real *row, int64_t length) {
+  real largest = row[0];
+  int64_t at = 0;
+  if (length >= UNITS) {
+    vector most = load(row, UNITS);
+    for (at = UNITS; at + UNITS <= length; at += UNITS) {
+      vector next = load(row + at, UNITS);
+      most = choose(next > most, next, most);
+    }
+    for (int u = 0; u < UNITS; u++)
+      if (most[u] > largest) largest = most[u];
+  }
+  for (; at < length; at++)
+    if (row[at] > largest) largest = row[at];
+  return largest;
+}
+
+/* The nats of each row's target by its V logits, -log softmax(O)[target], and in the logits' place their gradient: the
+   softmax minus 1 at the target. A row whose target is `ignored` comes to 0 and zeros.
+
+   Returns how many targets are neither an id nor ignored, which are taken for ignored. */
+int64_t cross_entropy(int threads, int64_t N, int64_t V, const int64_t *targets, int64_t ignored, real *logits,
+                      double *nats) {
+  int64_t strange = 0;
+#ifdef _OPENMP
+#pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : strange)
+#endif
+  for (int64_t n = 0; n < N; n++) {
+    real *row = logits + n * V;
+    int64_t target = targets[n];
+    if (target < 0 || target >= V) {
+      strange += target != ignored;
+      memset(row, 0, V * sizeof(real));
+      nats[n] = 0;
+      continue;
+    }
+    real largest = largest_of(row, V), of_target = row[target];
+    vector sums = all(0), one = all(1);
+    double sum = 0;
+    for (int64_t v = 0; v < V; v += UNITS) {
+      int64_t units = V - v < UNITS ? V - v : UNITS;
+      vector weights = exp_minus_1(load(row + v, units) - all(largest)) + one;
+      store(row + v, weights, units);
+      if (units == UNITS) sums += weights;
+      else
+        for (int64_t u = 0; u < units; u++) sum += weights[u];
+    }
+    for (int u = 0; u < UNITS; u++) sum += sums[u];
+    vector share = all((real)(1 / sum));
+    for (int64_t v = 0; v < V; v += UNITS) {
+      int64_t units = V - v < UNITS ? V - v : UNITS;
+      store(row + v, load(row + v, units) * share, units);
+    }
+    row[target] -= 1;
+    nats[n] = log(sum) + largest - of_target;
+  }
+  return strange;
 }
 
 /* For the caller to make room by. */

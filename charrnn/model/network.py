@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from charrnn.config import ModelConfig
 from charrnn.model.cells import Cell, State, Weights
+from charrnn.model.compiling import kernels_for
 from charrnn.model.dropout import dropout
 from charrnn.model.engines import ENGINES, Execution
 from charrnn.model.readout import cross_entropy_sum
@@ -96,10 +97,10 @@ class CharRNN(nn.Module):
         The logits are never all in memory at once, see readout.py.
         """
         H_TBH, state = self.hidden(ids_TB, state, execution)
-        nats = cross_entropy_sum(
-            H_TBH.flatten(0, 1), self.readout.weight, self.readout.bias, targets_TB.flatten(), torch.is_grad_enabled()
-        )
-        return nats, state
+        weight, bias = self.readout.weight, self.readout.bias
+        in_c = execution is not None and execution.engine == "compiled"
+        how = (torch.is_grad_enabled(), kernels_for(weight.dtype, weight.device) if in_c else None)
+        return cross_entropy_sum(H_TBH.flatten(0, 1), weight, bias, targets_TB.flatten(), *how), state
 
     def hidden(self, ids_TB: Tensor, state: State | None, execution: Execution | None) -> tuple[Tensor, State]:
         """H_TBH of the last layer, in the execution's precision, and the state after the ids."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from charrnn.model.compiling import Kernels
 from charrnn.text.minibatches import IGNORE
 
 _BLOCK = 2**19
@@ -19,13 +20,20 @@ _BLOCK = 2**19
 
 
 def cross_entropy_sum(
-    H_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor, with_gradient: bool
+    H_NH: Tensor,
+    weight_VH: Tensor,
+    bias_V: Tensor,
+    targets_N: Tensor,
+    with_gradient: bool,
+    kernels: Kernels | None = None,
 ) -> Tensor:
     """Nats summed over the targets that are not IGNORE, in the weights' precision; products in that of H_NH.
 
-    with_gradient: whether the gradient is wanted too, which is made on the way.
+    with_gradient: whether the gradient is wanted too, which is made on the way. kernels: those for the weights'
+    precision, if the softmax is to be taken by them.
     """
-    nats: Tensor = _CrossEntropy.apply(H_NH, weight_VH, bias_V, targets_N, with_gradient)  # type: ignore[no-untyped-call]
+    how = (with_gradient, kernels)
+    nats: Tensor = _CrossEntropy.apply(H_NH, weight_VH, bias_V, targets_N, *how)  # type: ignore[no-untyped-call]
     return nats
 
 
@@ -57,7 +65,13 @@ def _rows(bias_V: Tensor) -> int:
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, H_NH: Tensor, weight_VH: Tensor, bias_V: Tensor, targets_N: Tensor, with_gradient: bool
+        ctx: Any,
+        H_NH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor,
+        targets_N: Tensor,
+        with_gradient: bool,
+        kernels: Kernels | None,
     ) -> Tensor:
         dtype = H_NH.dtype
         W_VH, b_V = weight_VH.to(dtype), bias_V.to(dtype)
@@ -65,10 +79,15 @@ class _CrossEntropy(torch.autograd.Function):
         dH_NH, dweight_VH, dbias_V = torch.empty_like(H_NH), torch.zeros_like(weight_VH), torch.zeros_like(bias_V)
         rows = _rows(bias_V)
         for H, targets, dH in zip(*(torch.split(rows_N, rows) for rows_N in (H_NH, targets_N, dH_NH)), strict=True):
-            log_p = torch.log_softmax(functional.linear(H, W_VH, b_V).to(weight_VH.dtype), dim=1)
-            nats += functional.nll_loss(log_p, targets, reduction="sum", ignore_index=IGNORE)
+            O = functional.linear(H, W_VH, b_V).to(weight_VH.dtype)
+            if kernels is not None:
+                nats += kernels.cross_entropy(O, targets, IGNORE)
+                dO = O
+            else:
+                log_p = torch.log_softmax(O, dim=1)
+                nats += functional.nll_loss(log_p, targets, reduction="sum", ignore_index=IGNORE)
+                dO = _logit_gradient(log_p, targets) if with_gradient else log_p
             if with_gradient:
-                dO = _logit_gradient(log_p, targets)
                 dbias_V += dO.sum(0)
                 dO = dO.to(dtype)
                 torch.mm(dO, W_VH, out=dH)
@@ -80,7 +99,7 @@ class _CrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dnats: Tensor) -> tuple[Tensor | None, ...]:
         dH_NH, dweight_VH, dbias_V = ctx.saved_tensors
-        return dH_NH * dnats.to(dH_NH.dtype), dweight_VH * dnats, dbias_V * dnats, None, None
+        return dH_NH * dnats.to(dH_NH.dtype), dweight_VH * dnats, dbias_V * dnats, None, None, None
 
 
 def _logit_gradient(log_p_NV: Tensor, targets_N: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-/* One character further in B lanes, through all layers and the readout: the inner loop of sampling, see stepper.py.
+/* One character further in B lanes, through all layers and the readout: the inner loop of sampling, see
+   compiled_stepper.py.
 
-   The panels and the threads' shares are those of kernels.c, but the weights are laid out once, and a thread goes through
-   every layer, where it waits for the others, and the readout before Python is told. States are kept twice and written
+   Panels and the threads' shares of them are as in kernels.c, but the weights are laid out once, and a thread goes through
+   every layer, after which it waits for the others, and the readout before Python is told. States are kept twice and written
    in turns, for while one thread writes a layer's another still reads them. No sum depends on the number of lanes or of
    threads: a text is the same alone and in a batch.
 
@@ -12,7 +13,9 @@
 
 #include "vectors.h"
 
-#if !defined(DOUBLE) && (defined(__AVX512VNNI__) || (defined(__AVXVNNI__) && !defined(__AVX512F__)))
+/* __builtin_convertvector came with GCC 9. */
+#if !defined(DOUBLE) && (defined(__clang__) || __GNUC__ >= 9) && \
+    (defined(__AVX512VNNI__) || (defined(__AVXVNNI__) && !defined(__AVX512F__)))
 #define CAN_CODE 1
 #include <immintrin.h>
 #if VECTOR_BYTES == 64
@@ -29,7 +32,7 @@
 #define CAN_CODE 0
 #endif
 
-/* Of 8-bit codes: steps from 0 to 1, and the code of 0. */
+/* As in products.py: of 8-bit codes, the steps from 0 to 1, and the code of 0. */
 #define CODE_STEPS 127
 #define CODE_ZERO 128
 
@@ -57,7 +60,7 @@ typedef struct {
   int64_t latest;          /* of the two times */
 } Network;
 
-/* Whose hidden states: those of one layer, of one of the two times. */
+/* (B, row_of(H)): one layer's hidden states of one of the two times; and their codes. */
 INLINE real *states_of(const Network *n, int64_t which, int64_t layer) {
   return n->states + (which * n->depth + layer) * n->lanes * row_of(n->hidden);
 }
@@ -121,7 +124,7 @@ INLINE void step_of(const int cell, const int G, const int coded, const Network 
         add_states(G, coded, n, before, l, layer->w_hh, p, first, lanes, sums);
         for (int64_t b = 0; b < lanes; b++) {
           int64_t in_row = (first + b) * stride + p * UNITS;
-          real *cell_state = layer->C_BH + (first + b) * H + p * UNITS;
+          real *cell_state = cell == LSTM ? layer->C_BH + (first + b) * H + p * UNITS : 0;
           vector h = load(states_of(n, before, l) + in_row, UNITS), c = cell == LSTM ? load(cell_state, units) : all(0);
           vector gates[4];
           h = next_state(cell, sums + b * G, n_from_inputs[b], h, &c, gates);
@@ -161,11 +164,11 @@ static void step_together(const Network *n, int64_t before, const int64_t *ids) 
   read_out(n, 1 - before);
 }
 
-/* The character whose part of the cumulated probabilities a number from 0 to 1 falls into, as choosing.py has it;
-   temperature 0: the most probable. Never `excluded`. */
+/* The character whose part of the cumulated probabilities a number from 0 to 1 falls into, as choosing.py has it for
+   logits that are numbers; temperature 0: the most probable. Never `excluded`, if there is another. */
 static int64_t chosen(const real *logits, int64_t V, int64_t excluded, double temperature, double uniform,
                       double *cumulated) {
-  int64_t largest = excluded == 0 ? 1 : 0;
+  int64_t largest = excluded == 0 && V > 1;
   for (int64_t v = largest + 1; v < V; v++)
     if (v != excluded && logits[v] > logits[largest]) largest = v;
   if (temperature == 0) return largest;
@@ -174,9 +177,9 @@ static int64_t chosen(const real *logits, int64_t V, int64_t excluded, double te
     if (v != excluded) sum += exp(((double)logits[v] - logits[largest]) / temperature);
     cumulated[v] = sum;
   }
-  int64_t v = 0;
-  while (v < V - 1 && !(cumulated[v] > uniform * sum)) v++;
-  return v;
+  for (int64_t v = 0; v < V; v++)
+    if (cumulated[v] > uniform * sum) return v;
+  return largest;
 }
 
 /* Read an id in each lane and write the logits of what follows; without ids, those of what follows now. */

@@ -46,7 +46,8 @@ def generate(
     The unknown character is never drawn. lanes: which of the seed's streams of random numbers; range(8) draws eight
     samples as one batch. An empty prefix begins as after a line's end, which is where texts begin, or from the zero
     state if the vocabulary has none. quantized: draw with int8 weights, see stepper_for; the prefix is read with the
-    network's own. at_once: T, which changes no character; by default it grows as long as a reader would not notice.
+    network's own. at_once: the most that T may be, which changes no character; by default T grows as long as a reader
+    would not notice.
     """
     how = how or Choosing()
     ids = prefix if len(prefix) else _line_end(vocabulary)
@@ -56,17 +57,16 @@ def generate(
         draw: _Draw = partial(stepper.draw, temperature=how.temperature, excluded=excluded)
     else:
         draw = _one_by_one(stepper, logits_BV, how, excluded)
-    growing = 1
-    for uniforms_TB in _uniforms(seed, lanes):
-        while len(uniforms_TB):
-            if not length:
-                return
-            started = time.perf_counter()
-            ids_TB = draw(uniforms_TB[: min(at_once or growing, length)])
-            is_quick = time.perf_counter() - started < _UNNOTICED / 2
-            growing = min(2 * growing, _BLOCK) if is_quick else max(growing // 2, 1)
-            length, uniforms_TB = length - len(ids_TB), uniforms_TB[len(ids_TB) :]
-            yield ids_TB
+    left_TB, growing = np.empty((0, len(lanes))), 1
+    uniforms = _uniforms(seed, lanes)
+    while length > 0:
+        left_TB = left_TB if len(left_TB) else next(uniforms)
+        started = time.perf_counter()
+        ids_TB = draw(left_TB[: min(at_once or growing, length)])
+        is_quick = time.perf_counter() - started < _UNNOTICED / 2
+        growing = min(2 * growing, _BLOCK) if is_quick else max(growing // 2, 1)
+        length, left_TB = length - len(ids_TB), left_TB[len(ids_TB) :]
+        yield ids_TB
 
 
 def _one_by_one(stepper: Stepper, logits_BV: torch.Tensor, how: Choosing, excluded: int | None) -> _Draw:

@@ -157,7 +157,7 @@ class Training:
         vocabulary = session.dataset.vocabulary
         prefix = vocabulary.encode(training.sample_prefix, on_unknown="skip")
         drawn = generate(session.model, vocabulary, prefix, training.sample_length, seed=training.seed)
-        return training.sample_prefix + "".join(vocabulary.decode(ids_T1[:, 0]) for ids_T1 in drawn)
+        return training.sample_prefix + vocabulary.decode([int(ids_B[0]) for ids_TB in drawn for ids_B in ids_TB])
 
     @memory_apart()
     def save(self) -> None:
@@ -284,7 +284,7 @@ def train(config: Config, view: View, folder: Path | None = None, init_from: Pat
         write_whole(run.config, config.to_yaml().encode())
         with _reporter(run, view, note) as reporter:
             reporter.open(tensorboard=config.training.tensorboard)
-            reporter.event("start", f"{run.folder}", config=config.model_dump(mode="json"))
+            reporter.event("start", f"{run.folder}", config=config.model_dump(mode="json"), recipe=session.recipe)
             return _run(session, run, reporter)
 
 

@@ -25,7 +25,6 @@ from charrnn.config import load_config
 from charrnn.model import engines
 from charrnn.model.compiling import compiler_here
 from charrnn.model.network import CharRNN
-from charrnn.model.products import can_quantize
 
 CPU = torch.device("cpu")
 TINY = {
@@ -196,7 +195,8 @@ def test_the_made_up_text_holds_rare_and_common_symbols():
 def test_every_way_to_sample_draws_ids_in_every_lane():
     tiny = case()
     contenders = sampling.contenders(tiny, CPU)
-    ours = ["charrnn, float32", *(["charrnn, int8"] if can_quantize() else [])]
+    quantized = sampling.can_sample_quantized(CharRNN(tiny.config.model, 3))
+    ours = ["charrnn, float32", *["charrnn, int8"] * quantized]
     assert [contender.name for contender in contenders] == [
         f"{name}, batch {lanes}" for lanes in (1, 16, 64) for name in (*ours, "torch.nn per character, float32")
     ]

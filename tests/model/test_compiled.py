@@ -11,8 +11,10 @@ import torch
 from charrnn.config import ModelConfig, TrainingConfig
 from charrnn.errors import ConfigError
 from charrnn.model import compiling
+from charrnn.model.compiled_stepper import CompiledStepper
 from charrnn.model.engines import Execution
 from charrnn.model.network import CharRNN
+from charrnn.model.stepper import stepper_for
 from charrnn.text.minibatches import Shape
 from charrnn.training.placement import place
 from tests.model.test_engines import CELLS, IDS
@@ -69,6 +71,19 @@ def assert_agrees(cell, dtype: torch.dtype, hidden_size: int, lanes: int, num_la
         assert (one.double() - other).norm() <= tolerance * other.norm()
 
 
+@torch.no_grad()
+def assert_steps_agree(cell) -> None:
+    """Those of steps.c, with the window's."""
+    config = ModelConfig(cell=cell.name, activation=cell.activation, hidden_size=37, num_layers=2)
+    network = CharRNN(config, 19).initialise(0)
+    ids_TB = torch.arange(65).view(5, 13) % 19
+    expected_TBV, _ = network(ids_TB)
+    stepper = stepper_for(network, network.zero_state(1), 13)
+    assert isinstance(stepper, CompiledStepper)
+    for ids_B, expected_BV in zip(ids_TB, expected_TBV, strict=True):
+        torch.testing.assert_close(stepper.step(ids_B), expected_BV, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("hidden_size", [1, 16, 17, 131])
 @pytest.mark.parametrize("cell", CELLS, ids=IDS)
@@ -86,6 +101,7 @@ def test_narrower_vectors_give_the_same(machine, units, anew, monkeypatch):
     monkeypatch.setattr(compiling, "_variants", lambda: [(f"-march={machine}",)])
     for cell in CELLS:
         assert_agrees(cell, torch.float32, hidden_size=37, lanes=13)
+        assert_steps_agree(cell)
     assert compiling._compiled(torch.float32).units == units
 
 
@@ -158,6 +174,7 @@ def test_a_compiler_without_openmp_will_do(anew, tmp_path, monkeypatch):
     script = f'case "$*" in *-fopenmp*) echo "error: unsupported option" >&2; exit 1;; *) exec {COMPILER} "$@";; esac'
     compiler(tmp_path, script, monkeypatch)
     assert_agrees(CELLS[3], torch.float32, hidden_size=37, lanes=13)
+    assert_steps_agree(CELLS[3])
     library = next(anew.iterdir()).read_bytes()
     assert b"GOMP_" not in library
     assert b"__kmpc_" not in library
@@ -194,8 +211,9 @@ def test_the_compiler_is_what_cc_names_with_its_options_and_else_the_first_there
 def test_ids_outside_of_the_vocabulary_are_refused_before_they_reach_the_memory():
     network = CharRNN(ModelConfig(hidden_size=5), 7).initialise(0)
     for wrong in (-1, 7):
-        with pytest.raises(IndexError, match=r"expected 0 to 6"):
-            network.hidden(torch.tensor([[0, wrong]]), None, Execution("compiled"))
+        for steps in (1, 9):  # a window of fewer ids than the vocabulary, and one of more
+            with pytest.raises(IndexError, match=r"expected 0 to 6"):
+                network.hidden(torch.tensor([[0, wrong]] * steps), None, Execution("compiled"))
 
 
 def test_where_nobody_is_at_home_the_cache_is_a_passing_one(anew, monkeypatch):

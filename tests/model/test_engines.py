@@ -93,6 +93,18 @@ def test_engine_agrees_with_reference_in_values_and_gradients(name, cell, depth,
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=IDS)
+@pytest.mark.parametrize("name", FASTER)
+def test_a_vocabulary_larger_than_the_window_changes_nothing(name, cell):
+    """Of W_xh only the columns that the window holds are read, and the others' gradients are zero."""
+    layers, state = random_layers(cell, 997, 2), random_state(cell, 2)
+    ids_TB = inputs("ids") * 83
+    expected = values_and_gradients(reference, ids_TB, state, layers, cell)
+    found = values_and_gradients(ENGINES[name], ids_TB, state, layers, cell)
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=IDS)
 @pytest.mark.parametrize("name", ENGINE_NAMES)
 def test_engine_agrees_with_reference_under_dropout_from_the_same_seed(name, cell):
     layers, state = random_layers(cell, VOCABULARY, 3), random_state(cell, 3)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from charrnn.model import readout
+from charrnn.model.compiling import Kernels, usable_kernels
 from charrnn.model.network import loss_sum
 from charrnn.model.readout import IGNORE as IGNORED
 from charrnn.model.readout import cross_entropy_sum
@@ -12,42 +13,78 @@ from charrnn.text import minibatches
 ROWS, HIDDEN, VOCABULARY = 23, 5, 11
 
 
-def operands(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
+def operands(dtype: torch.dtype = torch.float64, vocabulary: int = VOCABULARY) -> tuple[torch.Tensor, ...]:
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
 
-    targets_N = torch.randint(VOCABULARY, (ROWS,), generator=generator)
+    targets_N = torch.randint(vocabulary, (ROWS,), generator=generator)
     targets_N[[2, 7, 22]] = IGNORED
-    return draw(ROWS, HIDDEN), draw(VOCABULARY, HIDDEN), draw(VOCABULARY), targets_N
+    return draw(ROWS, HIDDEN), draw(vocabulary, HIDDEN), draw(vocabulary), targets_N
 
 
 def test_targets_that_do_not_count_are_called_the_same_everywhere():
     assert IGNORED == minibatches.IGNORE
 
 
+@pytest.fixture(params=["tensors", "C"])
+def kernels(request: pytest.FixtureRequest) -> Kernels | None:
+    """For float64."""
+    if request.param == "tensors":
+        return None
+    return usable_kernels(torch.float64, torch.device("cpu")) or pytest.skip("there is no C compiler here")
+
+
+@pytest.mark.parametrize("vocabulary", [1, 11, 16, 37])
 @pytest.mark.parametrize("rows", [1, 4, 100])
-def test_values_and_gradients_are_those_of_all_logits_at_once(rows, monkeypatch):
-    monkeypatch.setattr(readout, "_BLOCK", rows * VOCABULARY)
-    *leaves, targets_N = operands()
+def test_values_and_gradients_are_those_of_all_logits_at_once(rows, vocabulary, kernels, monkeypatch):
+    monkeypatch.setattr(readout, "_BLOCK", rows * vocabulary)
+    *leaves, targets_N = operands(vocabulary=vocabulary)
     H_NH, weight_VH, bias_V = leaves
     expected = loss_sum((H_NH @ weight_VH.T + bias_V)[None], targets_N[None]) / 20
-    found = cross_entropy_sum(*leaves, targets_N, True) / 20
+    found = cross_entropy_sum(*leaves, targets_N, True, kernels) / 20
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     for one, other in zip(torch.autograd.grad(found, leaves), torch.autograd.grad(expected, leaves), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-def test_gradients_agree_with_finite_differences():
+def test_gradients_agree_with_finite_differences(kernels):
     *leaves, targets_N = operands()
-    assert torch.autograd.gradcheck(lambda *tensors: cross_entropy_sum(*tensors, targets_N, True), leaves)
+    assert torch.autograd.gradcheck(lambda *tensors: cross_entropy_sum(*tensors, targets_N, True, kernels), leaves)
 
 
-def test_without_a_gradient_the_value_is_the_same():
+def test_without_a_gradient_the_value_is_the_same(kernels):
     *leaves, targets_N = operands()
     with torch.no_grad():
-        assert cross_entropy_sum(*leaves, targets_N, False) == cross_entropy_sum(*leaves, targets_N, True)
+        one, other = (cross_entropy_sum(*leaves, targets_N, wanted, kernels) for wanted in (False, True))
+    assert one == other
+
+
+def test_logits_far_apart_and_far_from_zero_lose_nothing(kernels):
+    for shift in (-1e4, 0.0, 1e4):
+        for spread in (0.0, 1.0, 1e3):
+            bias_V = shift + spread * torch.linspace(-1, 1, VOCABULARY, dtype=torch.float64)
+            nothing = torch.zeros(ROWS, HIDDEN, dtype=torch.float64), torch.zeros(VOCABULARY, HIDDEN).double()
+            targets_N = torch.arange(ROWS) % VOCABULARY
+            expected = torch.nn.functional.cross_entropy(bias_V.expand(ROWS, -1), targets_N, reduction="sum")
+            torch.testing.assert_close(cross_entropy_sum(*nothing, bias_V, targets_N, True, kernels), expected)
+
+
+def test_what_is_no_number_is_not_hidden(kernels):
+    H_NH, weight_VH, bias_V, targets_N = operands()
+    for value in (torch.nan, torch.inf):
+        spoilt = bias_V.detach().clone()
+        spoilt[3] = value
+        assert cross_entropy_sum(H_NH, weight_VH, spoilt, targets_N, True, kernels).isnan()
+
+
+@pytest.mark.parametrize("wrong", [-1, VOCABULARY])
+def test_targets_outside_of_the_vocabulary_are_refused(wrong, kernels):
+    *leaves, targets_N = operands()
+    targets_N[5] = wrong
+    with pytest.raises(IndexError):
+        cross_entropy_sum(*leaves, targets_N, True, kernels)
 
 
 def test_bfloat16_products_keep_the_sum_and_the_weights_gradient_in_float32():
@@ -61,9 +98,9 @@ def test_bfloat16_products_keep_the_sum_and_the_weights_gradient_in_float32():
     assert [gradient.dtype for gradient in gradients] == [torch.bfloat16, torch.float32, torch.float32]
 
 
-def test_targets_that_are_all_ignored_give_zero():
+def test_targets_that_are_all_ignored_give_zero(kernels):
     *leaves, targets_N = operands()
-    found = cross_entropy_sum(*leaves, torch.full_like(targets_N, IGNORED), True)
+    found = cross_entropy_sum(*leaves, torch.full_like(targets_N, IGNORED), True, kernels)
     assert found == 0
     assert all(not gradient.any() for gradient in torch.autograd.grad(found, leaves))
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from charrnn.config import ModelConfig
+from charrnn.model import stepper as steppers
 from charrnn.model.network import CharRNN
 from charrnn.sampling.choosing import Choosing
 from charrnn.sampling.generation import generate
@@ -14,7 +15,7 @@ VOCABULARY = Vocabulary.of("abcdefghij \n")
 
 
 def network(cell: str = "lstm", **options: object) -> CharRNN:
-    """In float64, where a batch's other rounding cannot tip a draw within so few characters."""
+    """In float64, where other rounding cannot tip a draw within so few characters."""
     return CharRNN(ModelConfig(cell=cell, hidden_size=13, **options), VOCABULARY.size).initialise(0).double().eval()
 
 
@@ -23,7 +24,7 @@ def draw(made: CharRNN, prefix: str = "abc", length: int = 300, lanes=(0,), how=
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_a_batch_draws_what_each_lane_draws_alone(cell):
+def test_a_batch_draws_what_each_lane_draws_alone(cell, way):
     made = network(cell, num_layers=2)
     batch_TB = draw(made, lanes=range(6))
     for lane in range(6):
@@ -82,11 +83,27 @@ def test_an_empty_prefix_works_without_a_line_end_in_the_vocabulary():
     assert sum(map(len, generate(made, vocabulary, vocabulary.encode(""), 20))) == 20
 
 
-def test_the_unknown_character_is_never_drawn():
+@pytest.mark.parametrize("how", [None, Choosing(top_k=5), Choosing(0.7, top_p=0.9), Choosing(min_p=0.1)], ids=str)
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_the_text_is_the_same_however_it_is_made(cell, how, monkeypatch):
+    """By C and by tensors, in pieces of any length."""
+    made = network(cell, num_layers=2)
+    expected = draw(made, length=700, how=how, lanes=range(3))
+    prefix = VOCABULARY.encode("abc")
+    for at_once in (1, 7, 600):
+        pieces = list(generate(made, VOCABULARY, prefix, 700, how, 7, range(3), at_once=at_once))
+        assert max(map(len, pieces)) == min(at_once, 512)
+        assert np.array_equal(np.concatenate(pieces), expected)
+    monkeypatch.setattr(steppers, "usable_kernels", lambda dtype, device: None)
+    assert np.array_equal(draw(made, length=700, how=how, lanes=range(3)), expected)
+
+
+@pytest.mark.parametrize("how", [None, Choosing(top_k=5)], ids=str)
+def test_the_unknown_character_is_never_drawn(how, way):
     made = network()
     with torch.no_grad():
         made.readout.bias[UNKNOWN] = 50.0
-    assert not (draw(made, lanes=range(5)) == UNKNOWN).any()
+    assert not (draw(made, lanes=range(5), how=how) == UNKNOWN).any()
     assert not (draw(made, how=Choosing(temperature=0)) == UNKNOWN).any()
 
 

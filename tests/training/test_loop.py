@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import charrnn
 from charrnn.config import Config, load_config
 from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError, TrainingError
 from charrnn.text.dataset import load_dataset
@@ -507,6 +508,19 @@ def test_the_shortest_texts_train_or_say_why_not(text, partitioning, small_confi
 def test_a_min_count_above_every_count_is_refused(small_config, view, folder):
     with pytest.raises(TextError, match=r"no character of the training text occurs corpus.min_count = 9999 times"):
         loop.train(with_settings(small_config, "min_count=9999"), view, folder / "run")
+
+
+def test_at_level_byte_a_sample_is_read_as_a_whole(small_config, view, folder, tmp_path):
+    """Its characters of several bytes are not cut where one piece of it ends and another begins."""
+    text = tmp_path / "bytes.txt"
+    text.write_text("€é" * 500, encoding="utf-8")
+    settings = ("corpus.level=byte", "budget=150 steps", "learning_rate=3e-2", "sample_length=60", "samples=1")
+    run = loop.train(with_settings(small_config, f"corpus.source={text}", *settings), view, folder / "bytes")
+    (sample,) = view.samples
+    drawn = charrnn.load(run.last).ids("", 60, seed=0)
+    expected = bytes(int(ids_B[0]) for ids_TB in drawn for ids_B in ids_TB).decode("utf-8", "replace")
+    assert sample == expected
+    assert sample.count("€") > 5
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "samples.txt", "metrics.jsonl"])

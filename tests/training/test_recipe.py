@@ -1,5 +1,6 @@
 """The recipe: what it chooses from the work, the text and the budget, and that whatever is said stands."""
 
+import json
 import random
 
 import pytest
@@ -101,6 +102,7 @@ def test_a_run_says_and_keeps_what_was_chosen_and_goes_on_with_it(text_file, fol
     run = train(text_file, folder, view, "run", "budget=20 steps")
     ((said,),) = [[text for label, text in view.said if label == "recipe"]]
     assert "batch_size, seq_length, dropout" in said
+    assert json.loads(run.metrics.read_text(encoding="utf-8").partition("\n")[0])["recipe"] == said
     assert "hidden_size" not in said
     stored = checkpoint.load(run.last).config
     assert not stored.left_to_recipe()
