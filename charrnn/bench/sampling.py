@@ -76,8 +76,8 @@ def can_sample_quantized(network: CharRNN) -> bool:
 def own_loop(case: Case, network: CharRNN, lanes: int, **options: Any) -> Iterator[Any]:
     """(_STEPS, B) ids for ever, as `charrnn sample` draws them."""
     prefix = np.ones(1, dtype=case.vocabulary.dtype)
-    how_many = {"lanes": range(lanes), "at_once": _STEPS}
-    return generate(network, case.vocabulary, prefix, _ENDLESS, **how_many, **options)
+    options = {"lanes": range(lanes), "at_once": _STEPS, **options}
+    return generate(network, case.vocabulary, prefix, _ENDLESS, **options)
 
 
 def plain_loop(network: PlainNetwork, lanes: int, device: torch.device) -> Iterator[Tensor]:
