@@ -50,36 +50,33 @@ class _Layer(torch.autograd.Function):
         b_hh: Tensor,
         *before: Tensor,
     ) -> tuple[Tensor, ...]:
-        (T, B), (K, H) = x.shape[:2], w_hh.shape
+        (T, B), H = x.shape[:2], w_hh.shape[1]
         H_TBH = kernels.rows(w_hh, T + 1, B, H)
         H_TBH[0] = before[0]
-        C_TBH = w_hh.new_empty(T + 1, B, H) if cell.name == "lstm" else None
-        if C_TBH is not None:
-            C_TBH[0] = before[1]
-        gates_TBK = w_hh.new_empty(T, B, K) if with_gradient and cell.name != "rnn" else None
-        hidden_n_TBH = w_hh.new_empty(T, B, H) if with_gradient and cell.name == "gru" else None
+        C_BH = before[1].clone(memory_format=torch.contiguous_format) if cell.name == "lstm" else None
+        kept = kernels.kept(w_hh, cell, T, B, H) if with_gradient else None
         bias_K, b_n = biases(cell, b_ih, b_hh)
         ids_TB = _ids(x, w_ih.shape[1])
         x = x if ids_TB is None else ids_TB
         table = functional.linear(x, w_ih, bias_K) if ids_TB is None else (w_ih.T + bias_K).contiguous()
         w_hh = w_hh.contiguous()
-        kernels.run("forward", cell, (T, B, H), ids_TB, table, w_hh, b_n, ..., H_TBH, C_TBH, gates_TBK, hidden_n_TBH)
-        ctx.save_for_backward(x, w_ih, w_hh, H_TBH, C_TBH, gates_TBK, hidden_n_TBH)
+        kernels.run("forward", cell, (T, B, H), ids_TB, table, w_hh, b_n, ..., H_TBH, C_BH, kept)
+        ctx.save_for_backward(x, w_ih, w_hh, H_TBH, kept)
         ctx.kernels, ctx.cell = kernels, cell
-        return H_TBH[1:], *(states_TBH[-1].clone() for states_TBH in (H_TBH, C_TBH) if states_TBH is not None)
+        return H_TBH[1:], H_TBH[-1].clone(), *([] if C_BH is None else [C_BH])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dH_TBH: Tensor, *dstate: Tensor) -> tuple[Tensor | None, ...]:
-        x, w_ih, w_hh, H_TBH, C_TBH, gates_TBK, hidden_n_TBH = ctx.saved_tensors
+        x, w_ih, w_hh, H_TBH, kept = ctx.saved_tensors
         (T, B), (K, H) = x.shape[:2], w_hh.shape
         dstate = tuple(tensor_BH.clone(memory_format=torch.contiguous_format) for tensor_BH in dstate)
         dH_BH, dC_BH = dstate if len(dstate) == 2 else (dstate[0], None)
         ids_TB = None if x.is_floating_point() else x
         dtable_VK = None if ids_TB is None else w_ih.new_zeros(w_ih.shape[1], K)
         dsums_TBK = ctx.kernels.rows(w_hh, T, B, K)
-        dn_TBH = None if hidden_n_TBH is None else torch.empty_like(hidden_n_TBH)
-        known = (ids_TB, w_hh, ..., H_TBH, C_TBH, gates_TBK, hidden_n_TBH, dH_TBH.contiguous())
+        dn_TBH = w_hh.new_empty(T, B, H) if ctx.cell.name == "gru" else None
+        known = (ids_TB, w_hh, ..., H_TBH, kept, dH_TBH.contiguous())
         ctx.kernels.run("backward", ctx.cell, (T, B, H), *known, dH_BH, dC_BH, dsums_TBK, dn_TBH, dtable_VK)
         if dtable_VK is not None:
             dx, dw_ih, db_ih = None, dtable_VK.T, dtable_VK.sum(0)

@@ -47,8 +47,8 @@ class Kernels:
         library.units_of_a_vector.restype = library.numbers_of_a_row.restype = ctypes.c_int64
         library.numbers_of_a_row.argtypes = [ctypes.c_int64]
         whole, number, place = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
-        library.forward.argtypes = [whole, whole, *[number] * 3, *[place] * 9]
-        library.backward.argtypes = [whole, whole, *[number] * 3, *[place] * 13]
+        library.forward.argtypes = [whole, whole, *[number] * 3, *[place] * 8]
+        library.backward.argtypes = [whole, whole, *[number] * 3, *[place] * 11]
         library.cross_entropy.argtypes = [whole, number, number, place, number, place, place]
         library.cross_entropy.restype = number
         library.step.argtypes = [place, whole, place]
@@ -83,6 +83,12 @@ class Kernels:
     def rows(self, like: Tensor, steps: int, lanes: int, length: int) -> Tensor:
         """(steps, lanes, length) to be filled in, its rows as far apart as the products want them."""
         return like.new_empty(steps, lanes, self.row_of(length))[..., :length]
+
+    def kept(self, like: Tensor, cell: Cell, steps: int, lanes: int, hidden_size: int) -> Tensor | None:
+        """Room for what the backward pass needs of a window beside its hidden states; of an RNN nothing."""
+        panels = -(-hidden_size // self.units)
+        count = {"rnn": 0, "gru": 4, "lstm": 6}[cell.name]
+        return like.new_empty(steps, panels, lanes, count, self.units) if count else None
 
     def run(self, name: str, cell: Cell, sizes: tuple[int, int, int], *tensors: Tensor | EllipsisType | None) -> None:
         """Call a function with its tensors in its own order; ... stands for the room to lay out W_hh."""

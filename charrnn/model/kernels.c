@@ -7,20 +7,22 @@
    by the thread that will read it.
 
    T steps, B lanes, H units, G gates, K = G H. Arrays are row-major, named as in bptt.py: H_TBH is T + 1 states from the
-   one before the first step on, and so is C_TBH. What a product reads, H_TBH and dsums_TBK, has room at the end of its
+   one before the first step on. What a product reads, H_TBH and dsums_TBK, has room at the end of its
    rows, see `row_of`. No order of summation depends on the number of threads. */
 
 #include <math.h>
 
 #include "vectors.h"
 
+#define SOON 6 /* lanes: rows that a panel reads and writes a little of each lie too far apart to be foreseen */
+
 /* ---- forward */
 
 INLINE void forward_of(const int cell, const int G, int64_t T, int64_t B, int64_t H, const int64_t *ids,
-                       const real *table, const real *w_hh, const real *b_n, vector *packed, real *H_TBH, real *C_TBH,
-                       real *gates, real *hidden_n) {
+                       const real *table, const real *w_hh, const real *b_n, vector *packed, real *H_TBH, real *C_BH,
+                       vector *kept) {
   Share mine = share_of_this_thread(H);
-  int64_t stride = row_of(H);
+  int64_t stride = row_of(H), panels = panels_of(H);
   for (int64_t p = mine.first; p < mine.end; p++) {
     int64_t units = units_of(p, H);
     real *to = (real *)(packed + p * H * G);
@@ -39,50 +41,52 @@ INLINE void forward_of(const int cell, const int G, int64_t T, int64_t B, int64_
         for (int64_t b = 0; b < lanes; b++) {
           int64_t at = t * B + first + b;
           const real *row = table + (ids ? ids[at] : at) * G * H + p * UNITS;
+          if (b + SOON < lanes)
+            for (int g = 0; g < G; g++)
+              __builtin_prefetch(table + (ids ? ids[at + SOON] : at + SOON) * G * H + g * H + p * UNITS);
           for (int g = 0; g < G; g++)
             sums[b * G + g] = load(cell == GRU && g == 2 ? b_n + p * UNITS : row + g * H, units);
         }
         product(G, lanes, H, before + first * stride, stride, packed + p * H * G, sums);
         for (int64_t b = 0; b < lanes; b++) {
-          int64_t at = t * B + first + b, unit = at * H + p * UNITS, in_row = (first + b) * stride + p * UNITS;
+          int64_t at = t * B + first + b, in_row = (first + b) * stride + p * UNITS;
           const real *row = table + (ids ? ids[at] : at) * G * H + p * UNITS;
-          vector *s = sums + b * G, active[4], c = cell == LSTM ? load(C_TBH + unit, units) : all(0);
+          real *cell_state = cell == LSTM ? C_BH + (first + b) * H + p * UNITS : 0;
+          vector c = cell == LSTM ? load(cell_state, units) : all(0), keep[MOST_KEPT];
           vector n_from_inputs = cell == GRU ? load(row + 2 * H, units) : all(0);
-          vector h = next_state(cell, s, n_from_inputs, load(before + in_row, UNITS), &c, active);
+          vector h = next_state(cell, sums + b * G, n_from_inputs, load(before + in_row, UNITS), &c, keep);
           store(after + in_row, h, UNITS);
-          if (cell == LSTM) store(C_TBH + B * H + unit, c, units);
-          if (gates && G > 1)
-            for (int g = 0; g < G; g++) store(gates + at * G * H + g * H + p * UNITS, active[g], units);
-          if (gates && cell == GRU) store(hidden_n + unit, s[2], units);
+          if (cell == LSTM) store(cell_state, c, units);
+          if (kept)
+            for (int k = 0; k < kept_by(cell); k++)
+              kept[((t * panels + p) * B + first + b) * kept_by(cell) + k] = keep[k];
         }
       }
     wait_for_the_others();
   }
 }
 
-/* The states after T steps, into H_TBH and C_TBH behind the first, and what the backward pass needs: the gates' values
-   (T, B, K) and, of a GRU, hidden_n (T, B, H), N's sum from H. Without gates, nothing for a backward pass.
+/* The states after T steps, into H_TBH behind the first and in the place of C_BH, and what the backward pass needs: kept
+   (T, panels, B, kept_by(cell)), in the order in which it is read again. Without kept, nothing for a backward pass.
 
    ids: (T, B), rows of the table of sums from inputs (V, K); none: row after row of it, (T, B, K). It holds the biases,
    of a GRU's n that of W_xh alone; the other is b_n. packed: room for H K numbers, H rounded up to whole vectors, on a
    vector's boundary. */
 void forward(int cell, int threads, int64_t T, int64_t B, int64_t H, const int64_t *ids, const real *table,
-             const real *w_hh, const real *b_n, vector *packed, real *H_TBH, real *C_TBH, real *gates,
-             real *hidden_n) {
+             const real *w_hh, const real *b_n, vector *packed, real *H_TBH, real *C_BH, vector *kept) {
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
 #endif
-  FOR_THE_CELL(forward_of, T, B, H, ids, table, w_hh, b_n, packed, H_TBH, C_TBH, gates, hidden_n)
+  FOR_THE_CELL(forward_of, T, B, H, ids, table, w_hh, b_n, packed, H_TBH, C_BH, kept)
 }
 
 /* ---- backward */
 
 INLINE void backward_of(const int cell, const int G, int64_t T, int64_t B, int64_t H, const int64_t *ids,
-                        const real *w_hh, vector *packed, const real *H_TBH, const real *C_TBH, const real *gates,
-                        const real *hidden_n, const real *dH_TBH, real *dH, real *dC, real *dsums_TBK, real *dn_TBH,
-                        real *dtable) {
+                        const real *w_hh, vector *packed, const real *H_TBH, const vector *kept, const real *dH_TBH,
+                        real *dH, real *dC, real *dsums_TBK, real *dn_TBH, real *dtable) {
   Share mine = share_of_this_thread(H);
-  int64_t K = G * H, stride = row_of(H), stride_K = row_of(K);
+  int64_t K = G * H, stride = row_of(H), stride_K = row_of(K), panels = panels_of(H);
   for (int64_t p = mine.first; p < mine.end; p += 2) {
     int wide = p + 1 < mine.end ? 2 : 1;
     for (int64_t k = 0; k < K; k++)
@@ -97,8 +101,12 @@ INLINE void backward_of(const int cell, const int G, int64_t T, int64_t B, int64
       for (int64_t b = 0; b < B; b++) {
         int64_t at = t * B + b, unit = at * H + p * UNITS, lane = b * H + p * UNITS, units = units_of(p, H);
         int64_t in_row = b * stride + p * UNITS;
-        const real *gate = gates ? gates + at * K + p * UNITS : 0;
-        vector dh = load(dH + lane, units), kept = all(0), dsums[4], dn = all(0);
+        const vector *k = kept ? kept + ((t * panels + p) * B + b) * kept_by(cell) : 0;
+        vector dh = load(dH + lane, units), rest = all(0), dsums[4], dn = all(0);
+        if (b + SOON < B)
+          for (int g = 0; g < G; g++)
+            __builtin_prefetch(dsums_BK + (b + SOON) * stride_K + g * H + p * UNITS, 1);
+        if (t > 0) __builtin_prefetch(dH_TBH + unit - B * H);
         if (t == T - 1) dh += load(dH_TBH + unit, units);
         if (cell == RNN_TANH) {
           vector h = load(after + in_row, UNITS);
@@ -106,25 +114,24 @@ INLINE void backward_of(const int cell, const int G, int64_t T, int64_t B, int64
         }
         if (cell == RNN_RELU) dsums[0] = choose(load(after + in_row, UNITS) > all(0), dh, all(0));
         if (cell == GRU) {
-          vector r = load(gate, units), z = load(gate + H, units), n = load(gate + 2 * H, units);
+          vector r = k[0], z = k[1], n = k[2], n_from_h = k[3];
           dn = dh * (one - z) * (one - n * n);
-          dsums[0] = dn * load(hidden_n + unit, units) * r * (one - r);
+          dsums[0] = dn * n_from_h * r * (one - r);
           dsums[1] = dh * (load(before + in_row, UNITS) - n) * z * (one - z);
           dsums[2] = dn * r;
-          kept = dh * z;
+          rest = dh * z;
           store(dn_TBH + unit, dn, units);
         }
         if (cell == LSTM) {
-          vector i = load(gate, units), f = load(gate + H, units), g = load(gate + 2 * H, units);
-          vector o = load(gate + 3 * H, units), tanh_c = hyperbolic_tangent(load(C_TBH + B * H + unit, units));
+          vector i = k[0], f = k[1], g = k[2], o = k[3], c_before = k[4], tanh_c = k[5];
           vector dc = load(dC + lane, units) + dh * o * (one - tanh_c * tanh_c);
           dsums[0] = dc * g * i * (one - i);
-          dsums[1] = dc * load(C_TBH + unit, units) * f * (one - f);
+          dsums[1] = dc * c_before * f * (one - f);
           dsums[2] = dc * i * (one - g * g);
           dsums[3] = dh * tanh_c * o * (one - o);
           store(dC + lane, dc * f, units);
         }
-        store(dH + lane, kept, units);
+        store(dH + lane, rest, units);
         for (int g = 0; g < G; g++) {
           store(dsums_BK + b * stride_K + g * H + p * UNITS, dsums[g], units);
           if (dtable) {
@@ -157,14 +164,14 @@ INLINE void backward_of(const int cell, const int G, int64_t T, int64_t B, int64
    into dn_TBH.
 
    dH_TBH: the outputs' gradients. dH, dC (B, H): those of the last states, and afterwards of the first. dtable (V, K),
-   zeros before: the table's, if there are ids. packed: as for `forward`. An RNN has no gates. */
+   zeros before: the table's, if there are ids. packed: as for `forward`. Of an RNN nothing was kept. */
 void backward(int cell, int threads, int64_t T, int64_t B, int64_t H, const int64_t *ids, const real *w_hh,
-              vector *packed, const real *H_TBH, const real *C_TBH, const real *gates, const real *hidden_n,
+              vector *packed, const real *H_TBH, const vector *kept,
               const real *dH_TBH, real *dH, real *dC, real *dsums_TBK, real *dn_TBH, real *dtable) {
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
 #endif
-  FOR_THE_CELL(backward_of, T, B, H, ids, w_hh, packed, H_TBH, C_TBH, gates, hidden_n, dH_TBH, dH, dC, dsums_TBK,
+  FOR_THE_CELL(backward_of, T, B, H, ids, w_hh, packed, H_TBH, kept, dH_TBH, dH, dC, dsums_TBK,
                dn_TBH, dtable)
 }
 

@@ -1,9 +1,9 @@
 /* One character further in B lanes, through all layers and the readout: the inner loop of sampling, see
    compiled_stepper.py.
 
-   Panels and the threads' shares of them are as in kernels.c, but the weights are laid out once, and a thread goes through
-   every layer, after which it waits for the others, and the readout before Python is told. States are kept twice and written
-   in turns, for while one thread writes a layer's another still reads them. No sum depends on the number of lanes or of
+   Panels and the threads' shares of them are as in kernels.c, but the weights are laid out once, and a thread goes
+   through every layer, after which it waits for the others, and the readout before Python is told. States are kept twice
+   and written in turns, for while one thread writes a layer's another still reads them. No sum depends on the number of lanes or of
    threads: a text is the same alone and in a batch.
 
    Coded, hidden states are kept beside as codes of 8 bits, and W_xh and W_hh are int8 with a scale for each row: products
@@ -44,7 +44,7 @@ typedef struct {
 
 typedef struct {
   Matrix w_xh, w_hh; /* w_xh: none in layer 1 */
-  const real *added; /* (K,) biases; in layer 1 (V, K) with the character's row of W_xh in them. Of a GRU's n b_xh alone */
+  const real *added; /* (K,) biases, of a GRU's n b_xh alone; in layer 1 (V, K) with each character's row of W_xh */
   const real *b_n;   /* (H,), a GRU's b_hh of n */
   real *C_BH;        /* an LSTM's */
 } Layer;
@@ -96,7 +96,8 @@ INLINE void add_states(const int G, const int coded, const Network *n, int64_t w
 #if CAN_CODE
 INLINE void store_codes(int32_t *to, vector h) {
   typedef uint8_t bytes __attribute__((vector_size(VECTOR_BYTES / 4)));
-  bytes codes = __builtin_convertvector(__builtin_convertvector(h * all(CODE_STEPS) + all(CODE_ZERO + 0.5f), integers), bytes);
+  vector steps = h * all(CODE_STEPS) + all(CODE_ZERO + 0.5f);
+  bytes codes = __builtin_convertvector(__builtin_convertvector(steps, integers), bytes);
   memcpy(to, &codes, sizeof codes);
 }
 #endif
@@ -126,8 +127,8 @@ INLINE void step_of(const int cell, const int G, const int coded, const Network 
           int64_t in_row = (first + b) * stride + p * UNITS;
           real *cell_state = cell == LSTM ? layer->C_BH + (first + b) * H + p * UNITS : 0;
           vector h = load(states_of(n, before, l) + in_row, UNITS), c = cell == LSTM ? load(cell_state, units) : all(0);
-          vector gates[4];
-          h = next_state(cell, sums + b * G, n_from_inputs[b], h, &c, gates);
+          vector kept[MOST_KEPT];
+          h = next_state(cell, sums + b * G, n_from_inputs[b], h, &c, kept);
           if (cell == LSTM) store(cell_state, c, units);
           store(states_of(n, after, l) + in_row, h, UNITS);
 #if CAN_CODE
@@ -197,8 +198,8 @@ void step(Network *n, int threads, const int64_t *ids) {
 /* Draw a character in each lane by the logits as they are, read it, and so on for T of them.
 
    uniforms (T, B), ids (T, B). excluded: an id never to be drawn, or -1. room: (threads, V). */
-void draw(Network *n, int threads, int64_t T, const double *uniforms, double temperature, int64_t excluded, double *room,
-          int64_t *ids) {
+void draw(Network *n, int threads, int64_t T, const double *uniforms, double temperature, int64_t excluded,
+          double *room, int64_t *ids) {
   int64_t B = n->lanes, V = n->vocabulary;
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)

@@ -117,22 +117,32 @@ INLINE vector hyperbolic_tangent(vector x) {
 
 /* ---- cells */
 
-/* The hidden state that the gates' sums lead to, by the equations of cells.py, with the activations left in `gates`.
+/* What the gradient of a step needs beside its hidden states: a GRU's r, z, n and n's sum from H; an LSTM's i, f, g, o,
+   its cell state before and the tanh of that after. */
+#define MOST_KEPT 6
+
+INLINE int kept_by(const int cell) { return cell == LSTM ? 6 : cell == GRU ? 4 : 0; }
+
+/* The hidden state that the gates' sums lead to, by the equations of cells.py, with what is to be kept in `kept`.
 
    sums: of a GRU's n the part from H alone; n_from_inputs is the other. h, c: the states before; c is then the state
    after. */
 INLINE vector next_state(const int cell, const vector *sums, vector n_from_inputs, vector h, vector *c,
-                         vector *gates) {
+                         vector *kept) {
   if (cell == RNN_TANH) return hyperbolic_tangent(sums[0]);
   if (cell == RNN_RELU) return choose(sums[0] < all(0), all(0), sums[0]);
-  vector first = gates[0] = sigmoid(sums[0]), second = gates[1] = sigmoid(sums[1]);
   if (cell == GRU) {
-    vector n = gates[2] = hyperbolic_tangent(n_from_inputs + first * sums[2]);
-    return n + second * (h - n);
+    vector r = kept[0] = sigmoid(sums[0]), z = kept[1] = sigmoid(sums[1]);
+    vector n = kept[2] = hyperbolic_tangent(n_from_inputs + r * sums[2]);
+    kept[3] = sums[2];
+    return n + z * (h - n);
   }
-  vector g = gates[2] = hyperbolic_tangent(sums[2]), o = gates[3] = sigmoid(sums[3]);
-  *c = second * *c + first * g;
-  return o * hyperbolic_tangent(*c);
+  vector i = kept[0] = sigmoid(sums[0]), f = kept[1] = sigmoid(sums[1]);
+  vector g = kept[2] = hyperbolic_tangent(sums[2]), o = kept[3] = sigmoid(sums[3]);
+  kept[4] = *c;
+  *c = f * *c + i * g;
+  vector tanh_c = kept[5] = hyperbolic_tangent(*c);
+  return o * tanh_c;
 }
 
 /* ---- which thread does what */
@@ -149,8 +159,10 @@ INLINE int64_t this_thread(void) {
 #endif
 }
 
+INLINE int64_t panels_of(int64_t H) { return (H + UNITS - 1) / UNITS; }
+
 static Share share_of_this_thread(int64_t H) {
-  int64_t panels = (H + UNITS - 1) / UNITS, thread = this_thread(), threads = 1;
+  int64_t panels = panels_of(H), thread = this_thread(), threads = 1;
 #ifdef _OPENMP
   threads = omp_get_num_threads();
 #endif
