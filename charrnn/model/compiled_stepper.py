@@ -91,7 +91,7 @@ class CompiledStepper:
     def step(self, ids_B: Tensor | npt.NDArray[np.int64]) -> Tensor:
         """See Stepper."""
         ids_B, V = np.ascontiguousarray(ids_B, dtype=np.int64), self._logits_BV.shape[1]
-        if len(ids_B) != self._lanes or not ((ids_B >= 0) & (ids_B < V)).all():  # C checks nothing
+        if ids_B.shape != (self._lanes,) or not ((ids_B >= 0) & (ids_B < V)).all():  # C checks nothing
             raise IndexError(f"ids {ids_B}: expected {self._lanes} numbers from 0 to {V - 1}")
         self._kernels.step(*self._arguments, ids_B.ctypes.data)
         return self._logits_BV

@@ -49,8 +49,9 @@ class Kernels:
         whole, number, place = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
         library.forward.argtypes = [whole, whole, *[number] * 3, *[place] * 8]
         library.backward.argtypes = [whole, whole, *[number] * 3, *[place] * 11]
-        library.cross_entropy.argtypes = [whole, number, number, place, number, place, place]
-        library.cross_entropy.restype = number
+        library.cross_entropy.argtypes = [whole, number, number, place, number, whole, place, place]
+        library.cross_entropy.restype = library.vectors_kept.restype = number
+        library.vectors_kept.argtypes = [whole]
         library.step.argtypes = [place, whole, place]
         library.draw.argtypes = [place, whole, number, place, ctypes.c_double, number, place, place]
         for function in (library.forward, library.backward, library.step, library.draw):
@@ -62,8 +63,8 @@ class Kernels:
         self.step: Any = library.step
         self.draw: Any = library.draw
 
-    def cross_entropy(self, logits_NV: Tensor, targets_N: Tensor, ignored: int) -> Tensor:
-        """The nats of the targets that are not `ignored`, summed; the logits' gradient takes their place.
+    def cross_entropy(self, logits_NV: Tensor, targets_N: Tensor, ignored: int, with_gradient: bool) -> Tensor:
+        """The nats of the targets that are not `ignored`, summed; the logits give way to their gradient.
 
         Raises IndexError for targets outside of the vocabulary.
         """
@@ -71,9 +72,10 @@ class Kernels:
         assert targets_N.dtype == torch.int64
         (N, V), targets_N = logits_NV.shape, targets_N.contiguous()
         nats_N = torch.empty(N, dtype=torch.float64)
-        places = (targets_N.data_ptr(), ignored, logits_NV.data_ptr(), nats_N.data_ptr())
+        places = (targets_N.data_ptr(), ignored, with_gradient, logits_NV.data_ptr(), nats_N.data_ptr())
         if self._library.cross_entropy(torch.get_num_threads(), N, V, *places):
-            raise IndexError(f"targets: expected ids from 0 to {V - 1}, or {ignored}")
+            least, most = targets_N.min(), targets_N.max()
+            raise IndexError(f"targets from {least} to {most}: expected ids from 0 to {V - 1}, or {ignored}")
         return nats_N.sum().to(logits_NV.dtype)
 
     def row_of(self, length: int) -> int:
@@ -87,7 +89,7 @@ class Kernels:
     def kept(self, like: Tensor, cell: Cell, steps: int, lanes: int, hidden_size: int) -> Tensor | None:
         """Room for what the backward pass needs of a window beside its hidden states; of an RNN nothing."""
         panels = -(-hidden_size // self.units)
-        count = {"rnn": 0, "gru": 4, "lstm": 6}[cell.name]
+        count = self._library.vectors_kept(CELLS[cell.name, cell.activation])
         return like.new_empty(steps, panels, lanes, count, self.units) if count else None
 
     def run(self, name: str, cell: Cell, sizes: tuple[int, int, int], *tensors: Tensor | EllipsisType | None) -> None:

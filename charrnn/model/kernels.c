@@ -101,7 +101,7 @@ INLINE void backward_of(const int cell, const int G, int64_t T, int64_t B, int64
       for (int64_t b = 0; b < B; b++) {
         int64_t at = t * B + b, unit = at * H + p * UNITS, lane = b * H + p * UNITS, units = units_of(p, H);
         int64_t in_row = b * stride + p * UNITS;
-        const vector *k = kept ? kept + ((t * panels + p) * B + b) * kept_by(cell) : 0;
+        const vector *keep = kept ? kept + ((t * panels + p) * B + b) * kept_by(cell) : 0;
         vector dh = load(dH + lane, units), rest = all(0), dsums[4], dn = all(0);
         if (b + SOON < B)
           for (int g = 0; g < G; g++)
@@ -114,7 +114,7 @@ INLINE void backward_of(const int cell, const int G, int64_t T, int64_t B, int64
         }
         if (cell == RNN_RELU) dsums[0] = choose(load(after + in_row, UNITS) > all(0), dh, all(0));
         if (cell == GRU) {
-          vector r = k[0], z = k[1], n = k[2], n_from_h = k[3];
+          vector r = keep[0], z = keep[1], n = keep[2], n_from_h = keep[3];
           dn = dh * (one - z) * (one - n * n);
           dsums[0] = dn * n_from_h * r * (one - r);
           dsums[1] = dh * (load(before + in_row, UNITS) - n) * z * (one - z);
@@ -123,7 +123,7 @@ INLINE void backward_of(const int cell, const int G, int64_t T, int64_t B, int64
           store(dn_TBH + unit, dn, units);
         }
         if (cell == LSTM) {
-          vector i = k[0], f = k[1], g = k[2], o = k[3], c_before = k[4], tanh_c = k[5];
+          vector i = keep[0], f = keep[1], g = keep[2], o = keep[3], c_before = keep[4], tanh_c = keep[5];
           vector dc = load(dC + lane, units) + dh * o * (one - tanh_c * tanh_c);
           dsums[0] = dc * g * i * (one - i);
           dsums[1] = dc * c_before * f * (one - f);
@@ -194,12 +194,12 @@ static real largest_of(const real *row, int64_t length) {
   return largest;
 }
 
-/* The nats of each row's target by its V logits, -log softmax(O)[target], and in the logits' place their gradient: the
-   softmax minus 1 at the target. A row whose target is `ignored` comes to 0 and zeros.
+/* The nats of each row's target by its V logits, -log softmax(O)[target], and in the logits' place, if it is wanted, their
+   gradient: the softmax minus 1 at the target. A row whose target is `ignored` comes to 0 and zeros.
 
    Returns how many targets are neither an id nor ignored, which are taken for ignored. */
-int64_t cross_entropy(int threads, int64_t N, int64_t V, const int64_t *targets, int64_t ignored, real *logits,
-                      double *nats) {
+int64_t cross_entropy(int threads, int64_t N, int64_t V, const int64_t *targets, int64_t ignored, int with_gradient,
+                      real *logits, double *nats) {
   int64_t strange = 0;
 #ifdef _OPENMP
 #pragma omp parallel for num_threads(threads) schedule(static) reduction(+ : strange)
@@ -214,29 +214,32 @@ int64_t cross_entropy(int threads, int64_t N, int64_t V, const int64_t *targets,
       continue;
     }
     real largest = largest_of(row, V), of_target = row[target];
-    vector sums = all(0), one = all(1);
+    vector sums = all(0);
     double sum = 0;
     for (int64_t v = 0; v < V; v += UNITS) {
       int64_t units = V - v < UNITS ? V - v : UNITS;
-      vector weights = exp_minus_1(load(row + v, units) - all(largest)) + one;
+      vector weights = exponential(load(row + v, units) - all(largest), 0);
       store(row + v, weights, units);
       if (units == UNITS) sums += weights;
       else
         for (int64_t u = 0; u < units; u++) sum += weights[u];
     }
     for (int u = 0; u < UNITS; u++) sum += sums[u];
+    nats[n] = log(sum) + largest - of_target;
+    if (!with_gradient) continue;
     vector share = all((real)(1 / sum));
     for (int64_t v = 0; v < V; v += UNITS) {
       int64_t units = V - v < UNITS ? V - v : UNITS;
       store(row + v, load(row + v, units) * share, units);
     }
     row[target] -= 1;
-    nats[n] = log(sum) + largest - of_target;
   }
   return strange;
 }
 
 /* For the caller to make room by. */
 int64_t numbers_of_a_row(int64_t length) { return row_of(length); }
+
+int64_t vectors_kept(int cell) { return kept_by(cell); }
 
 int64_t units_of_a_vector(void) { return UNITS; }

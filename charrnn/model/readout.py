@@ -81,7 +81,7 @@ class _CrossEntropy(torch.autograd.Function):
         for H, targets, dH in zip(*(torch.split(rows_N, rows) for rows_N in (H_NH, targets_N, dH_NH)), strict=True):
             O = functional.linear(H, W_VH, b_V).to(weight_VH.dtype)
             if kernels is not None:
-                nats += kernels.cross_entropy(O, targets, IGNORE)
+                nats += kernels.cross_entropy(O, targets, IGNORE, with_gradient)
                 dO = O
             else:
                 log_p = torch.log_softmax(O, dim=1)

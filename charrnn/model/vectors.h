@@ -85,8 +85,9 @@ INLINE void store(real *to, vector v, int64_t units) {
     memcpy(to, &v, units * sizeof(real));
 }
 
-/* exp(x) - 1, exact to rounding near 0 too: x = n ln 2 + r, and the series of exp(r) - 1. NaN stays NaN. */
-INLINE vector exp_minus_1(vector x) {
+/* exp(x) - `less`, which is 1 or 0, exact to rounding where x is near 0 and where it is far below: x = n ln 2 + r, and the
+   series of exp(r) - 1. NaN stays NaN. */
+INLINE vector exponential(vector x, const int less) {
   vector one = all(1), most = all(LARGEST_EXPONENT);
   x = choose(x > most, most, x);
   x = choose(x < -most, -most, x);
@@ -97,13 +98,13 @@ INLINE vector exp_minus_1(vector x) {
   vector series = one;
 #pragma GCC unroll 16
   for (int term = TERMS; term > 1; term--) series = one + series * r * all((real)1 / term);
-  return power * (series * r) + (power - one);
+  return power * (series * r) + (less ? power - one : power);
 }
 
-INLINE vector sigmoid(vector x) { return all(1) / (exp_minus_1(-x) + all(2)); }
+INLINE vector sigmoid(vector x) { return all(1) / (exponential(-x, 1) + all(2)); }
 
 INLINE vector hyperbolic_tangent(vector x) {
-  vector e = exp_minus_1(x + x);
+  vector e = exponential(x + x, 1);
   return e / (e + all(2));
 }
 

@@ -83,8 +83,24 @@ def test_what_is_no_number_is_not_hidden(kernels):
 def test_targets_outside_of_the_vocabulary_are_refused(wrong, kernels):
     *leaves, targets_N = operands()
     targets_N[5] = wrong
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match=r"out of bounds|expected ids from 0 to 10"):
         cross_entropy_sum(*leaves, targets_N, True, kernels)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_in_float32_the_softmax_in_c_is_as_near_as_pytorchs(threads):
+    """Of characters that are hardly possible too, of which there may be thousands."""
+    kernels = usable_kernels(torch.float32, torch.device("cpu")) or pytest.skip("there is no C compiler here")
+    torch.set_num_threads(threads)
+    logits_NV = torch.randn(29, 131, generator=torch.Generator().manual_seed(0)) * 8
+    targets_N = torch.arange(29) * 4
+    exact = logits_NV.double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(exact, targets_N, reduction="sum")
+    (gradient_NV,) = torch.autograd.grad(expected, exact)
+    nats = kernels.cross_entropy(logits_NV, targets_N, IGNORED, with_gradient=True)
+    torch.testing.assert_close(nats.double(), expected.detach(), rtol=1e-6, atol=0)
+    assert gradient_NV.abs().min() < 1e-20
+    torch.testing.assert_close(logits_NV.double(), gradient_NV, rtol=1e-5, atol=1e-30)
 
 
 def test_bfloat16_products_keep_the_sum_and_the_weights_gradient_in_float32():

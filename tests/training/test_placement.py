@@ -115,3 +115,11 @@ def test_float64_is_refused_where_there_is_none():
         placement.refuse_float64(torch.device("mps"), wanted=True)
     placement.refuse_float64(torch.device("mps"), wanted=False)
     placement.refuse_float64(torch.device("cpu"), wanted=True)
+
+
+@pytest.mark.parametrize(("vocabulary", "different"), [(1, (1, 1)), (66, (55, 66)), (2614, (400, 650))])
+def test_the_trial_reads_about_as_many_different_characters_as_a_text_would(vocabulary, different):
+    ids_TB = placement._like_a_text(32, 32, vocabulary)
+    assert ids_TB.shape == (32, 32)
+    assert 0 <= ids_TB.min() <= ids_TB.max() < vocabulary
+    assert different[0] <= len(ids_TB.unique()) <= different[1]
