@@ -39,6 +39,15 @@ def test_the_runs_that_the_recipe_is_fitted_to_are_of_settings_that_exist():
         assert 0 < run["nats_per_char"] < 3
 
 
+def test_the_readmes_figures_of_dynamic_evaluation_are_those_of_the_results():
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    hour, _, own = map(json.loads, (RESULTS / "dynamic.jsonl").read_text(encoding="utf-8").splitlines())
+    assert f"| 1.4182 | {hour['dynamic']['nats_per_char']:.4f} | |" in readme
+    assert f"{own['nats_per_char']:.3f}, and {own['dynamic']['nats_per_char']:.3f} with `--dynamic`" in readme
+    assert hour["dynamic"]["nats_per_char"] < hour["nats_per_char"]
+    assert own["dynamic"]["nats_per_char"] > own["nats_per_char"]  # or the adapted weights had seen what they predict
+
+
 def test_the_readmes_figures_of_sampling_are_those_of_the_results():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for line in (RESULTS / "sampling.jsonl").read_text(encoding="utf-8").splitlines():

@@ -60,6 +60,8 @@ class Kernels:
         """Of a panel."""
         self.can_code = bool(library.can_code())
         """Whether `step` goes with int8 weights."""
+        self.has_threads = bool(library.has_threads())
+        """Whether more than one is of use to it."""
         self.step: Any = library.step
         self.draw: Any = library.draw
 

@@ -240,6 +240,15 @@ int64_t cross_entropy(int threads, int64_t N, int64_t V, const int64_t *targets,
 /* For the caller to make room by. */
 int64_t numbers_of_a_row(int64_t length) { return row_of(length); }
 
+/* Whether several threads can share the work. */
+int has_threads(void) {
+#ifdef _OPENMP
+  return 1;
+#else
+  return 0;
+#endif
+}
+
 int64_t vectors_kept(int cell) { return kept_by(cell); }
 
 int64_t units_of_a_vector(void) { return UNITS; }

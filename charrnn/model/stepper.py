@@ -14,6 +14,10 @@ from charrnn.model.network import CharRNN
 from charrnn.model.products import require_int8
 from charrnn.model.tensor_stepper import TensorStepper
 
+_FEW = 8
+"""Lanes up to which one thread that reads the weights is enough. A guess, for macOS, where steps.c has but one: the
+products of more lanes are for all that the machine has."""
+
 
 class Stepper(Protocol):
     """A network's B lanes of state, and the step that takes them one character further."""
@@ -26,7 +30,7 @@ class Stepper(Protocol):
 
 
 def stepper_for(network: CharRNN, state: State, lanes: int = 1, quantized: bool = False) -> Stepper:
-    """A stepper by steps.c where that can be compiled, elsewhere by tensor operations.
+    """A stepper by steps.c where that can be compiled and is not slower, elsewhere by tensor operations.
 
     state: each tensor (L, 1, H), repeated for all lanes, or (L, B, H). float32 or float64, as the network's weights.
     quantized: int8 weights in the hidden layers. Raises ConfigError where that cannot be had, see require_quantizable.
@@ -34,9 +38,9 @@ def stepper_for(network: CharRNN, state: State, lanes: int = 1, quantized: bool 
     if quantized:
         require_quantizable(network)
     kernels = usable_kernels(network.readout.weight.dtype, network.device)
-    if kernels is not None and (kernels.can_code or not quantized):
-        return CompiledStepper(kernels, network, state, lanes, quantized)
-    return TensorStepper(network, state, lanes, quantized)
+    if kernels is None or (quantized and not kernels.can_code) or (lanes > _FEW and not kernels.has_threads):
+        return TensorStepper(network, state, lanes, quantized)
+    return CompiledStepper(kernels, network, state, lanes, quantized)
 
 
 def require_quantizable(network: CharRNN) -> None:

@@ -15,6 +15,7 @@ from charrnn.model.compiled_stepper import CompiledStepper
 from charrnn.model.engines import Execution
 from charrnn.model.network import CharRNN
 from charrnn.model.stepper import stepper_for
+from charrnn.model.tensor_stepper import TensorStepper
 from charrnn.text.minibatches import Shape
 from charrnn.training.placement import place
 from tests.model.test_engines import CELLS, IDS
@@ -72,13 +73,13 @@ def assert_agrees(cell, dtype: torch.dtype, hidden_size: int, lanes: int, num_la
 
 
 @torch.no_grad()
-def assert_steps_agree(cell) -> None:
+def assert_steps_agree(cell, lanes: int = 13) -> None:
     """Those of steps.c, with the window's."""
     config = ModelConfig(cell=cell.name, activation=cell.activation, hidden_size=37, num_layers=2)
     network = CharRNN(config, 19).initialise(0)
-    ids_TB = torch.arange(65).view(5, 13) % 19
+    ids_TB = torch.arange(5 * lanes).view(5, lanes) % 19
     expected_TBV, _ = network(ids_TB)
-    stepper = stepper_for(network, network.zero_state(1), 13)
+    stepper = stepper_for(network, network.zero_state(1), lanes)
     assert isinstance(stepper, CompiledStepper)
     for ids_B, expected_BV in zip(ids_TB, expected_TBV, strict=True):
         torch.testing.assert_close(stepper.step(ids_B), expected_BV, rtol=1e-4, atol=1e-4)
@@ -98,7 +99,7 @@ def test_any_number_of_units_and_lanes_agrees_with_the_equations(cell, hidden_si
 )
 @pytest.mark.parametrize(("machine", "units"), [("x86-64", 4), ("haswell", 8)])
 def test_narrower_vectors_give_the_same(machine, units, anew, monkeypatch):
-    monkeypatch.setattr(compiling, "_variants", lambda: [(f"-march={machine}",)])
+    monkeypatch.setattr(compiling, "_variants", lambda: [(f"-march={machine}", "-fopenmp")])
     for cell in CELLS:
         assert_agrees(cell, torch.float32, hidden_size=37, lanes=13)
         assert_steps_agree(cell)
@@ -174,7 +175,9 @@ def test_a_compiler_without_openmp_will_do(anew, tmp_path, monkeypatch):
     script = f'case "$*" in *-fopenmp*) echo "error: unsupported option" >&2; exit 1;; *) exec {COMPILER} "$@";; esac'
     compiler(tmp_path, script, monkeypatch)
     assert_agrees(CELLS[3], torch.float32, hidden_size=37, lanes=13)
-    assert_steps_agree(CELLS[3])
+    assert_steps_agree(CELLS[3], lanes=8)
+    network = CharRNN(ModelConfig(hidden_size=5), 7)
+    assert isinstance(stepper_for(network, network.zero_state(1), lanes=9), TensorStepper)
     library = next(anew.iterdir()).read_bytes()
     assert b"GOMP_" not in library
     assert b"__kmpc_" not in library
