@@ -38,12 +38,10 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(
-    params=[
-        "tensors",
-        pytest.param("C", marks=pytest.mark.skipif(not compiler_here(), reason="there is no C compiler here")),
-    ]
-)
+needs_compiler = pytest.mark.skipif(not compiler_here(), reason="there is no C compiler here")
+
+
+@pytest.fixture(params=["tensors", pytest.param("C", marks=needs_compiler)])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """By which of the two `stepper_for` makes steppers."""
     if request.param == "tensors":

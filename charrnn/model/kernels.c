@@ -7,8 +7,8 @@
    by the thread that will read it.
 
    T steps, B lanes, H units, G gates, K = G H. Arrays are row-major, named as in bptt.py: H_TBH is T + 1 states from the
-   one before the first step on. What a product reads, H_TBH and dsums_TBK, has room at the end of its
-   rows, see `row_of`. No order of summation depends on the number of threads. */
+   one before the first step on. What a product reads, H_TBH and dsums_TBK, has room at the end of its rows, see
+   `row_of`. No order of summation depends on the number of threads. */
 
 #include <math.h>
 
@@ -166,13 +166,12 @@ INLINE void backward_of(const int cell, const int G, int64_t T, int64_t B, int64
    dH_TBH: the outputs' gradients. dH, dC (B, H): those of the last states, and afterwards of the first. dtable (V, K),
    zeros before: the table's, if there are ids. packed: as for `forward`. Of an RNN nothing was kept. */
 void backward(int cell, int threads, int64_t T, int64_t B, int64_t H, const int64_t *ids, const real *w_hh,
-              vector *packed, const real *H_TBH, const vector *kept,
-              const real *dH_TBH, real *dH, real *dC, real *dsums_TBK, real *dn_TBH, real *dtable) {
+              vector *packed, const real *H_TBH, const vector *kept, const real *dH_TBH, real *dH, real *dC,
+              real *dsums_TBK, real *dn_TBH, real *dtable) {
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
 #endif
-  FOR_THE_CELL(backward_of, T, B, H, ids, w_hh, packed, H_TBH, kept, dH_TBH, dH, dC, dsums_TBK,
-               dn_TBH, dtable)
+  FOR_THE_CELL(backward_of, T, B, H, ids, w_hh, packed, H_TBH, kept, dH_TBH, dH, dC, dsums_TBK, dn_TBH, dtable)
 }
 
 /* ---- loss */

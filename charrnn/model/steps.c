@@ -3,8 +3,8 @@
 
    Panels and the threads' shares of them are as in kernels.c, but the weights are laid out once, and a thread goes
    through every layer, after which it waits for the others, and the readout before Python is told. States are kept twice
-   and written in turns, for while one thread writes a layer's another still reads them. No sum depends on the number of lanes or of
-   threads: a text is the same alone and in a batch.
+   and written in turns, for while one thread writes a layer's another still reads them. No sum depends on the number of
+   lanes or of threads: a text is the same alone and in a batch.
 
    Coded, hidden states are kept beside as codes of 8 bits, and W_xh and W_hh are int8 with a scale for each row: products
    of four whole numbers at a time, for which the CPU must have an instruction. */

@@ -70,6 +70,7 @@ def generate(
 
 
 def _one_by_one(stepper: Stepper, logits_BV: torch.Tensor, how: Choosing, excluded: int | None) -> _Draw:
+    """By any stepper, in whatever way `how` asks for."""
 
     def draw(uniforms_TB: Floats) -> Choices:
         nonlocal logits_BV

@@ -8,16 +8,15 @@ from charrnn.config import ModelConfig
 from charrnn.errors import ConfigError
 from charrnn.model import stepper as steppers
 from charrnn.model.compiled_stepper import CompiledStepper
-from charrnn.model.compiling import compiler_here, usable_kernels
+from charrnn.model.compiling import usable_kernels
 from charrnn.model.network import CharRNN
 from charrnn.model.products import can_quantize
 from charrnn.model.stepper import stepper_for, worth_quantizing
 from charrnn.model.tensor_stepper import TensorStepper
 from charrnn.sampling.choosing import Choosing, choose
+from tests.conftest import needs_compiler
 
 VOCABULARY = 11
-
-needs_compiler = pytest.mark.skipif(not compiler_here(), reason="there is no C compiler here")
 
 
 def perturbed(network: CharRNN) -> CharRNN:
