@@ -3,8 +3,8 @@
 python results/measure.py TEXT BUDGET [--seeds 0,1,2] [--set key=value]...   trains, evaluates, writes into runs.jsonl
 python results/measure.py --tables                                           prints the tables
 
-A line holds the command, the seeds and for each the validation figures, the machine and the commit. Nothing else should
-run on the machine meanwhile.
+A line holds the command, the seeds and for each the validation figures and the commit, and the machine. Seeds that were
+measured before on the same machine stay beside the new ones. Nothing else should run on the machine meanwhile.
 """
 
 import argparse
@@ -53,12 +53,12 @@ def measure(text: str, budget: str, settings: list[str], seeds: list[int]) -> di
 
     from charrnn.bench import machine
 
-    made = commit()
+    made = {"commit": commit()}
     name = Path(text).stem
     settings = settings if any(setting.startswith("samples=") for setting in settings) else [*settings, "samples=0"]
     folder = Path(tempfile.mkdtemp())
     try:
-        runs = [train(text, budget, settings, seed, folder / str(seed)) for seed in seeds]
+        runs = [train(text, budget, settings, seed, folder / str(seed)) | made for seed in seeds]
     finally:
         shutil.rmtree(folder)
     said = "".join(f" --set {setting}" for setting in settings)
@@ -68,7 +68,6 @@ def measure(text: str, budget: str, settings: list[str], seeds: list[int]) -> di
         "command": f"charrnn train {name} --budget {budget}{said}",
         "runs": runs,
         "machine": machine.description(torch.device("cpu")),
-        "commit": made,
     }
 
 
@@ -86,8 +85,13 @@ def _git(*arguments: str) -> str:
 
 
 def add(line: dict[str, Any]) -> None:
-    """Put a line in place of an earlier one of its command, or at the end."""
-    kept = {one["command"]: one for one in lines()} | {line["command"]: line}
+    """Put a line in place of an earlier one of its command, or at the end; without losing another seed's run."""
+    kept = {one["command"]: one for one in lines()}
+    earlier = kept.get(line["command"])
+    if earlier is not None and earlier["machine"] == line["machine"]:
+        runs = {run["seed"]: run for run in [*earlier["runs"], *line["runs"]]}
+        line = {**line, "runs": [runs[seed] for seed in sorted(runs)]}
+    kept[line["command"]] = line
     RUNS.write_text("".join(json.dumps(one) + "\n" for one in kept.values()), encoding="utf-8")
 
 
@@ -139,9 +143,8 @@ def main() -> None:
         print(tables())
     elif given.text and given.budget:
         seeds = [int(seed) for seed in given.seeds.split(",")]
-        line = measure(given.text, given.budget, given.settings, seeds)
-        add(line)
-        print(*row(line), sep=" | ")
+        add(measure(given.text, given.budget, given.settings, seeds))
+        print(tables())
     else:
         parser.error("TEXT and BUDGET, or --tables")
 

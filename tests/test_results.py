@@ -1,5 +1,6 @@
 """What the README says was measured is what results/ holds."""
 
+import importlib.util
 import json
 import re
 import runpy
@@ -23,13 +24,32 @@ def test_the_readmes_table_is_drawn_from_the_results():
     assert tables in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def test_measuring_one_more_seed_keeps_the_others(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("measure", RESULTS / "measure.py")
+    measure = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(measure)
+    monkeypatch.setattr(measure, "RUNS", tmp_path / "runs.jsonl")
+    measure.RUNS.touch()
+
+    def add(machine: str, **nats: float) -> None:
+        runs = [{"seed": int(seed[1:]), "nats_per_char": value} for seed, value in nats.items()]
+        measure.add({"command": "charrnn train", "runs": runs, "machine": machine})
+
+    add("this", s0=1.5, s2=1.6)
+    add("this", s1=1.7, s2=1.8)
+    (line,) = measure.lines()
+    assert [(run["seed"], run["nats_per_char"]) for run in line["runs"]] == [(0, 1.5), (1, 1.7), (2, 1.8)]
+    add("another", s1=1.9)  # with the time that a budget is, its figures are not to be mixed with those
+    assert [run["nats_per_char"] for line in measure.lines() for run in line["runs"]] == [1.9]
+
+
 def test_every_result_names_its_command_seeds_machine_and_commit():
     for line in (RESULTS / "runs.jsonl").read_text(encoding="utf-8").splitlines():
         result = json.loads(line)
         assert result["command"].startswith(f"charrnn train {result['text']} --budget {result['budget']}")
         assert [run["seed"] for run in result["runs"]] == sorted({run["seed"] for run in result["runs"]})
         assert result["machine"]
-        assert re.fullmatch(r"[0-9a-f]{7,}", result["commit"])
+        assert all(re.fullmatch(r"[0-9a-f]{7,}", run["commit"]) for run in result["runs"])
 
 
 def test_the_runs_that_the_recipe_is_fitted_to_are_of_settings_that_exist():
