@@ -549,7 +549,7 @@ def bench(
     """Measure training and sampling beside plain PyTorch and this machine's limits.
 
     One configuration if any option of it is given, else a grid of cells and sizes, which takes minutes. Every
-    engine and precision is measured, whatever the configuration says of them; its corpus is not read.
+    engine is measured, and float32 and bfloat16 unless one precision is set; the corpus is not read.
     """
     from charrnn.bench import cases, machine, measuring, report
     from charrnn.config import load_config

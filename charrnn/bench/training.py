@@ -56,9 +56,9 @@ class TrainingContender(Contender):
 
 
 def precisions(config: Config) -> list[str]:
-    """Those that are measured; float64, which is for checking gradients, where it is asked for."""
-    asked = ["float64"] if config.training.precision == "float64" else []
-    return ["float32", "bfloat16", *asked]
+    """Those that are measured: the one that is asked for, or both in which a run may come to train by itself."""
+    asked = config.training.precision
+    return ["float32", "bfloat16"] if asked == "auto" else [asked]
 
 
 def contenders(case: Case, device: torch.device) -> list[TrainingContender]:
@@ -91,14 +91,19 @@ def _ours(case: Case, dataset: Dataset, device: torch.device) -> list[TrainingCo
 
 
 def _others(case: Case, dataset: Dataset, device: torch.device) -> list[TrainingContender]:
-    """On a CPU they run in a process of their own; on a GPU that would cost memory and change nothing."""
+    """In float32, to which all are compared, and in bfloat16 if that is measured.
+
+    On a CPU they run in a process of their own; on a GPU that would cost memory and change nothing.
+    """
+    wanted = {"float32", *precisions(case.config)}
+    named = {name: precision for name, precision in _PLAIN_PRECISIONS.items() if precision in wanted}
     if device.type != "cpu":
         steps = plain_steps(case, dataset, device)
-        return [TrainingContender(name, steps[name], None, precision) for name, precision in _PLAIN_PRECISIONS.items()]
+        return [TrainingContender(name, steps[name], None, precision) for name, precision in named.items()]
     process = Elsewhere(plain_steps, case, dataset, device)
     return [
         TrainingContender(name, functools.partial(process.step, name), None, precision, process.start)
-        for name, precision in _PLAIN_PRECISIONS.items()
+        for name, precision in named.items()
     ]
 
 

@@ -79,6 +79,14 @@ def test_every_engine_and_precision_is_there_and_the_others_ways(monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
+def test_a_precision_that_is_asked_for_is_the_only_one_beside_the_plain_float32(precision):
+    found = training.contenders(case(training__precision=precision), CPU)
+    assert {contender.precision for contender in found if contender.engine is not None} == {precision}
+    others = [contender.name for contender in found if contender.engine is None]
+    assert others == [training.PLAIN, *[training.AUTOCAST] * (precision == "bfloat16"), training.PER_CHARACTER]
+
+
 def test_float64_is_measured_where_the_configuration_asks_for_it():
     assert training.precisions(case().config) == ["float32", "bfloat16"]
     contenders = training.contenders(case(training__precision="float64"), CPU)
