@@ -9,7 +9,7 @@ import torch
 
 from charrnn.config import Config, load_config
 from charrnn.model import stepper as steppers
-from charrnn.model.compiling import compiler_here
+from charrnn.model.compiling import compiler_here, usable_kernels
 
 SMALL = {
     "training.recipe": "none",
@@ -39,6 +39,12 @@ def _one_thread() -> Iterator[None]:
 
 
 needs_compiler = pytest.mark.skipif(not compiler_here(), reason="there is no C compiler here")
+
+
+def can_code() -> bool:
+    """Whether the C for int8 can be had here."""
+    kernels = usable_kernels(torch.float32, torch.device("cpu"))
+    return kernels is not None and kernels.can_code
 
 
 @pytest.fixture(params=["tensors", pytest.param("C", marks=needs_compiler)])

@@ -11,6 +11,7 @@ from charrnn.model.products import can_quantize
 from charrnn.sampling.choosing import Choosing
 from charrnn.training import loop
 from charrnn.training.dynamic import Adaptation
+from tests.conftest import can_code
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_a_byte_model_reads_and_writes_any_text(small_config, view, folder):
     assert model.evaluate("Ω€").characters == 4
 
 
-needs_int8 = pytest.mark.skipif(not can_quantize(), reason="no fast products of int8 here")
+needs_int8 = pytest.mark.skipif(not (can_quantize() or can_code()), reason="no fast products of int8 here")
 
 
 @needs_int8
@@ -115,6 +116,15 @@ def test_an_int8_model_samples_and_is_evaluated_with_int8_weights(model):
     drawn = quantized.sample("3", 40, seed=2)
     assert quantized.samples(3, "3", 40, seed=2)[0] == drawn
     assert charrnn.load(model.path, quantize="int8").sample("3", 40, seed=2) == drawn
+
+
+@needs_int8
+def test_an_int8_evaluation_is_the_same_however_few_logits_are_held_at_once(model, monkeypatch):
+    quantized = charrnn.load(model.path, quantize="int8")
+    text = "3 times 4 makes 12, as everybody knows.\n"
+    at_once = quantized.evaluate(text).nats
+    monkeypatch.setattr("charrnn.training.evaluation._LOGITS", 1)
+    assert quantized.evaluate(text).nats == pytest.approx(at_once, rel=1e-6)
 
 
 @needs_int8

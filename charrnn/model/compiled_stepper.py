@@ -121,7 +121,7 @@ class CompiledStepper:
         for l, parameters in enumerate(network.rnn.layers()):
             weights = Weights(*(tensor.detach() for tensor in parameters))
             bias_K, b_n = biases(cell, weights.bias_ih, weights.bias_hh)
-            layer = _Layer(w_hh=self._matrix(weights.weight_hh, cell.gates), b_n=self._at(b_n))
+            layer = _Layer(w_hh=self._matrix(weights.weight_hh, cell.gates), b_n=self._at(b_n.clone()))
             if l == 0:  # each character's row, through its embedding if there is one
                 columns = weights.weight_ih.T if embedding is None else embedding.weight.detach() @ weights.weight_ih.T
                 layer.added = self._at((columns + bias_K).contiguous())

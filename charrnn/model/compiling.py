@@ -133,11 +133,14 @@ def _compiled(dtype: torch.dtype) -> Kernels | str:
     if compiler is None:
         return "there is no C compiler here (cc, gcc, clang, or what CC names; on Windows none will do yet)"
     reasons = []
-    for flags in _variants():
-        found = _made(compiler, (*_FLAGS, *flags, *_PRECISIONS[dtype]))
-        if isinstance(found, Kernels):
-            return found
-        reasons.append(found)
+    try:
+        for flags in _variants():
+            found = _made(compiler, (*_FLAGS, *flags, *_PRECISIONS[dtype]))
+            if isinstance(found, Kernels):
+                return found
+            reasons.append(found)
+    except subprocess.TimeoutExpired as error:  # with other options it would hang too
+        return str(error)
     return f"{' '.join(compiler)}: {reasons[0]}"
 
 
@@ -150,7 +153,11 @@ def compiler_here() -> tuple[str, ...] | None:
         return None
     if sys.platform == "darwin" and not any(Path(tools).exists() for tools in _TOOLS_OF_MACOS):
         return None
-    for words in (shlex.split(os.environ.get("CC", "")), ["cc"], ["gcc"], ["clang"]):
+    try:
+        named = shlex.split(os.environ.get("CC", ""))
+    except ValueError:  # a quotation that does not end
+        named = []
+    for words in (named, ["cc"], ["gcc"], ["clang"]):
         found = shutil.which(words[0]) if words else None
         if found:
             return found, *words[1:]
@@ -170,27 +177,29 @@ def _variants() -> list[tuple[str, ...]]:
 def _made(compiler: tuple[str, ...], flags: tuple[str, ...]) -> Kernels | str:
     """The kernels, or what the compiler or the loader said in their place."""
     try:
-        return Kernels(_library(compiler, flags))
-    except (OSError, AttributeError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", None) or str(error)
-        said = said.decode(errors="replace") if isinstance(said, bytes) else said
+        try:
+            return Kernels(_library(compiler, flags, _cache()))
+        except OSError:  # such as of a home folder that holds no programs
+            return Kernels(_library(compiler, flags, _passing_folder()))
+    except (OSError, AttributeError, subprocess.CalledProcessError) as error:
+        said: str = getattr(error, "stderr", None) or str(error)
         return next((line for line in said.splitlines() if "error" in line), said.strip() or type(error).__name__)
 
 
-def _library(compiler: tuple[str, ...], flags: tuple[str, ...]) -> Path:
+def _library(compiler: tuple[str, ...], flags: tuple[str, ...], cache: Path) -> Path:
     """The compiled kernels, from the cache if they are in there.
 
-    They are told apart by their source and by all that the compiler defines for this machine, so that a home folder
-    that several machines share holds one for each. A name ends in the file's own checksum, for to load a damaged one
-    may end the process.
+    They are told apart by their source, the options and all that the compiler defines for this machine, so that a home
+    folder that several machines share holds one for each. A name ends in the file's own checksum, for to load a damaged
+    one may end the process.
     """
     defined = _said([*compiler, *flags, "-dM", "-E", "-x", "c", os.devnull])
-    name = f"kernels-{_checksum(*flags, defined, *(path.read_bytes() for path in _files(*_HEADERS, *_SOURCES)))}"
-    cache = _cache()
+    sources = [path.read_bytes() for path in _files(*_HEADERS, *_SOURCES)]
+    name = f"kernels-{_checksum(*compiler[1:], *flags, defined, *sources)}"
     for path in cache.glob(f"{name}-*.so"):
         if path.stem == f"{name}-{_checksum(path.read_bytes())}":
             return path
-        path.unlink()
+        path.unlink(missing_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=cache) as folder,
         told_if_slow("compiling the kernels for this CPU, which is done once"),
@@ -225,10 +234,14 @@ def _said(command: list[str]) -> str:
 
 
 def _cache() -> Path:
-    """A folder that nobody else can put libraries into: the user's cache, or where there is none a passing one."""
+    """A folder that nobody else can put libraries into: one of the user's cache, or where there is none a passing one.
+
+    Not the one that corpora are fetched into, which others may be allowed to share.
+    """
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "charrnn"
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "charrnn-kernels"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = folder.resolve()  # so that no link is turned to another place between this look and the next
         found = folder.stat()
         if found.st_uid == os.geteuid() and not found.st_mode & 0o022 and os.access(folder, os.W_OK):
             return folder

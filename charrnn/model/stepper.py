@@ -11,7 +11,7 @@ from charrnn.model.cells import State
 from charrnn.model.compiled_stepper import CompiledStepper
 from charrnn.model.compiling import usable_kernels
 from charrnn.model.network import CharRNN
-from charrnn.model.products import require_int8
+from charrnn.model.products import can_quantize, require_int8
 from charrnn.model.tensor_stepper import TensorStepper
 
 _FEW = 8
@@ -38,7 +38,10 @@ def stepper_for(network: CharRNN, state: State, lanes: int = 1, quantized: bool 
     if quantized:
         require_quantizable(network)
     kernels = usable_kernels(network.readout.weight.dtype, network.device)
-    if kernels is None or (quantized and not kernels.can_code) or (lanes > _FEW and not kernels.has_threads):
+    if kernels is None or (quantized and not kernels.can_code):
+        return TensorStepper(network, state, lanes, quantized)
+    slower = lanes > _FEW and not kernels.has_threads
+    if slower and (not quantized or can_quantize()):
         return TensorStepper(network, state, lanes, quantized)
     return CompiledStepper(kernels, network, state, lanes, quantized)
 

@@ -41,7 +41,7 @@ class Choosing:
 def choose(logits_BV: npt.NDArray[Any], uniforms_B: Floats, how: Choosing) -> Choices:
     """(B,) ids: each lane's uniform number in [0, 1) looked up in the cumulative probabilities, in id order.
 
-    A character whose logit is -inf is never chosen.
+    A character whose logit is -inf is never chosen, and of logits that are no numbers the first.
     """
     if how.temperature == 0:
         return _argmax(logits_BV)
@@ -52,8 +52,10 @@ def choose(logits_BV: npt.NDArray[Any], uniforms_B: Floats, how: Choosing) -> Ch
         largest_B1 = weights_BV.max(axis=1, keepdims=True)
         weights_BV = np.where(weights_BV >= how.min_p * largest_B1, weights_BV, 0.0)
     cumulative_BV = weights_BV.cumsum(axis=1)
+    total_B = cumulative_BV[:, -1]
     # The first id whose cumulative weight exceeds the threshold, which is below the total.
-    return _argmax(cumulative_BV > uniforms_B[:, None] * cumulative_BV[:, -1:])
+    drawn_B = _argmax(cumulative_BV > (uniforms_B * total_B)[:, None])
+    return np.where((total_B > 0) & np.isfinite(total_B), drawn_B, _argmax(logits_BV))
 
 
 def _argmax(values_BV: npt.NDArray[Any]) -> Choices:
@@ -63,9 +65,9 @@ def _argmax(values_BV: npt.NDArray[Any]) -> Choices:
 
 def _weights(logits_BV: Floats, temperature: float) -> Floats:
     """Probabilities up to a factor of each row's own, which the draw takes out."""
-    logits_BV -= logits_BV.max(axis=1, keepdims=True)  # first, so that no temperature makes it infinite
-    if temperature != 1:
-        with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits_BV -= logits_BV.max(axis=1, keepdims=True)  # first, so that no temperature makes it infinite
+        if temperature != 1:
             logits_BV /= temperature
     return np.exp(logits_BV, out=logits_BV)
 

@@ -31,6 +31,9 @@ _CHARACTERS = 4096
 """Of one call. Four times as many, as large as no training step, kept breaking new room out of the heap: an LSTM of
 1 x 992 grew from 1,134 to 1,209 MB of resident memory between its 4th and its 20th minute."""
 
+_LOGITS = 2**22
+"""Of one call where steps are taken one by one and their logits kept for the loss: 16 MB in float32."""
+
 _WINDOWS_AT_ONCE = 64
 """Windows read side by side where each starts from zero; bounds memory and changes no figure."""
 
@@ -251,9 +254,12 @@ def _nats(
     execution: Execution,
     quantized: bool = False,
 ) -> float:
-    stepper = stepper_for(network, state, len(starts_B), quantized=True) if quantized else None
+    stepper, steps = None, None
+    if quantized:
+        stepper = stepper_for(network, state, len(starts_B), quantized=True)
+        steps = max(_LOGITS // (len(starts_B) * network.vocabulary_size), 1)
     nats = 0.0  # in double precision on the host: not every device has it
-    for inputs_TB, targets_TB in pieces(network, ids, starts_B, ends_B):
+    for inputs_TB, targets_TB in pieces(network, ids, starts_B, ends_B, steps):
         if stepper is not None:
             logits_TBV = torch.stack([stepper.step(ids_B).clone() for ids_B in inputs_TB])
             nats += loss_sum(logits_TBV, targets_TB).item()

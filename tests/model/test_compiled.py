@@ -1,7 +1,10 @@
 """The C kernels: compiled once, where there is a compiler, for vectors of any width; refused elsewhere."""
 
+import ctypes
 import shlex
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +35,7 @@ def anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(compiling, "_FLAGS", ("-O1", *compiling._FLAGS[1:]))  # which takes half the time
     compiling._compiled.cache_clear()
-    yield tmp_path / "charrnn"
+    yield tmp_path / "charrnn-kernels"
     compiling._compiled.cache_clear()
 
 
@@ -196,7 +199,8 @@ def test_the_cache_spares_the_second_process_the_compiler(anew, tmp_path, monkey
 
 
 def test_a_damaged_library_is_compiled_again(anew):
-    library = compiling._library(compiling.compiler_here(), (*compiling._FLAGS, *compiling._variants()[0]))
+    options = (*compiling._FLAGS, *compiling._variants()[0])
+    library = compiling._library(compiling.compiler_here(), options, compiling._cache())
     whole = library.read_bytes()
     library.write_bytes(whole[:-1])
     assert compiling.usable_kernels(torch.float32, CPU)
@@ -207,8 +211,41 @@ def test_the_compiler_is_what_cc_names_with_its_options_and_else_the_first_there
     compiler(tmp_path, "true", monkeypatch)
     monkeypatch.setenv("CC", f"{tmp_path}/compiler -m64")
     assert compiling.compiler_here() == (f"{tmp_path}/compiler", "-m64")
-    monkeypatch.setenv("CC", "there-is-no-such-compiler")
-    assert compiling.compiler_here()[0].endswith(("cc", "clang"))
+    for named in ("there-is-no-such-compiler", "gcc -DX='a"):
+        monkeypatch.setenv("CC", named)
+        assert compiling.compiler_here()[0].endswith(("cc", "clang"))
+
+
+def test_other_options_in_cc_are_another_build(anew, monkeypatch):
+    """Though the compiler defines nothing else for them."""
+    builds = set()
+    for named in (COMPILER, f"{COMPILER} -ffp-contract=off"):
+        monkeypatch.setenv("CC", named)
+        builds.add(compiling.kernels_for(torch.float32, CPU).build)
+        compiling._compiled.cache_clear()
+    assert len(builds) == 2
+
+
+def test_a_cache_from_which_nothing_can_be_loaded_is_done_without(anew, monkeypatch):
+    """As in a home folder that holds no programs (noexec)."""
+    load = ctypes.CDLL
+
+    def loads_elsewhere(path: str) -> ctypes.CDLL:
+        if Path(path).parent == anew:
+            raise OSError("failed to map segment from shared object")
+        return load(path)
+
+    monkeypatch.setattr(ctypes, "CDLL", loads_elsewhere)
+    assert compiling.kernels_for(torch.float32, CPU).has_threads == (sys.platform != "darwin")
+
+
+def test_a_compiler_that_hangs_is_not_asked_again(anew, tmp_path, monkeypatch):
+    compiler(tmp_path, f"echo one >> {tmp_path}/counter; sleep 60", monkeypatch)
+    run = subprocess.run
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: run(command, **{**options, "timeout": 0.2}))
+    with pytest.raises(ConfigError, match="timed out"):
+        compiling.kernels_for(torch.float32, CPU)
+    assert (tmp_path / "counter").read_text(encoding="utf-8") == "one\n"
 
 
 def test_ids_outside_of_the_vocabulary_are_refused_before_they_reach_the_memory():

@@ -14,7 +14,7 @@ from charrnn.model.products import can_quantize
 from charrnn.model.stepper import stepper_for, worth_quantizing
 from charrnn.model.tensor_stepper import TensorStepper
 from charrnn.sampling.choosing import Choosing, choose
-from tests.conftest import needs_compiler
+from tests.conftest import can_code, needs_compiler
 
 VOCABULARY = 11
 
@@ -72,16 +72,15 @@ def test_logits_of_the_state_alone_are_the_readout_of_the_last_hidden_layer(way)
     torch.testing.assert_close(stepper_for(network, state).logits(), expected.detach())
 
 
-needs_int8 = pytest.mark.skipif(not can_quantize(), reason="no fast products of int8 here")
+needs_codes = pytest.mark.skipif(not can_code(), reason="no int8 in C here")
 
 
-def can_code() -> bool:
-    """Whether the C for int8 can be had here."""
-    kernels = usable_kernels(torch.float32, torch.device("cpu"))
-    return kernels is not None and kernels.can_code
-
-
-needs_codes = pytest.mark.skipif(not (can_code() and can_quantize()), reason="no int8 in C here")
+@pytest.fixture
+def int8_way(way: str) -> str:
+    """By which of the two int8 weights are multiplied: there are CPUs for each alone."""
+    if not (can_quantize() or (way == "C" and can_code())):
+        pytest.skip("no fast products of int8 here")
+    return way
 
 
 def trained_like(cell: str, depth: int) -> CharRNN:
@@ -90,10 +89,10 @@ def trained_like(cell: str, depth: int) -> CharRNN:
     return network.requires_grad_(False)
 
 
-@needs_int8
+@pytest.mark.usefixtures("int8_way")
 @pytest.mark.parametrize("depth", [1, 3])
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_int8_weights_give_nearly_the_same_probabilities(cell, depth, way):
+def test_int8_weights_give_nearly_the_same_probabilities(cell, depth):
     network = trained_like(cell, depth)
     ids_TB = torch.randint(VOCABULARY, (40, 3), generator=torch.Generator().manual_seed(1))
     both = [stepper_for(network, network.zero_state(1), 3, quantized) for quantized in (False, True)]
@@ -103,9 +102,9 @@ def test_int8_weights_give_nearly_the_same_probabilities(cell, depth, way):
     assert not torch.equal(quantized, exact)
 
 
-@needs_int8
+@pytest.mark.usefixtures("int8_way")
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_int8_lanes_do_not_depend_on_each_other(cell, way):
+def test_int8_lanes_do_not_depend_on_each_other(cell):
     """Each lane of a batch is what it is alone: 8 bits leave no room for roundings that differ."""
     network = trained_like(cell, 2)
     ids_TB = torch.randint(VOCABULARY, (30, 5), generator=torch.Generator().manual_seed(1))
@@ -118,6 +117,7 @@ def test_int8_lanes_do_not_depend_on_each_other(cell, way):
 
 
 @needs_codes
+@pytest.mark.skipif(not can_quantize(), reason="no int8 by tensors here")
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_int8_in_c_is_what_it_is_by_tensors(cell):
     """From the same state on, whose codes are then the same: the sums are whole numbers."""
@@ -130,13 +130,23 @@ def test_int8_in_c_is_what_it_is_by_tensors(cell):
     torch.testing.assert_close(found.step(ids_B), expected.step(ids_B), rtol=1e-4, atol=1e-4)
 
 
-@needs_int8
-def test_int8_pays_from_a_size_on_that_is_smaller_in_c(way):
+def test_int8_pays_from_a_size_on_that_is_smaller_in_c(int8_way):
     network = CharRNN(ModelConfig(hidden_size=5), VOCABULARY)
-    assert (worth_quantizing(network) < 2**20) == (way == "C" and can_code())
+    assert (worth_quantizing(network) < 2**20) == (int8_way == "C" and can_code())
 
 
-@needs_int8
+@needs_codes
+def test_int8_of_many_lanes_is_left_to_one_thread_of_c_where_tensors_have_none(monkeypatch):
+    kernels = usable_kernels(torch.float32, torch.device("cpu"))
+    monkeypatch.setattr(kernels, "has_threads", False)
+    network = CharRNN(ModelConfig(hidden_size=5), VOCABULARY).initialise(0)
+    monkeypatch.setattr(steppers, "can_quantize", lambda: True)
+    assert isinstance(stepper_for(network, network.zero_state(1), 9, quantized=True), TensorStepper)
+    monkeypatch.setattr(steppers, "can_quantize", lambda: False)
+    assert isinstance(stepper_for(network, network.zero_state(1), 9, quantized=True), CompiledStepper)
+
+
+@pytest.mark.usefixtures("int8_way")
 def test_int8_is_refused_where_it_cannot_be_had():
     relu = CharRNN(ModelConfig(cell="rnn", activation="relu", hidden_size=5), VOCABULARY).initialise(0)
     double = CharRNN(ModelConfig(hidden_size=5), VOCABULARY).initialise(0).double()
@@ -210,6 +220,18 @@ def test_c_draws_something_from_what_is_no_number():
     stepper.logits()
     drawn_TB = stepper.draw(np.full((5, 2), 0.5), 1.0, 0)
     assert ((drawn_TB > 0) & (drawn_TB < VOCABULARY)).all()
+
+
+def test_a_stepper_keeps_the_weights_that_it_was_made_with(way):
+    network = made("gru")
+    stepper = stepper_for(network, network.zero_state(1), 2)
+    before_BV = stepper.logits().clone()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 1
+    torch.testing.assert_close(stepper.logits(), before_BV)
+    untouched = stepper_for(made("gru"), network.zero_state(1), 2)
+    torch.testing.assert_close(stepper.step(torch.tensor([1, 2])), untouched.step(torch.tensor([1, 2])))
 
 
 @needs_compiler

@@ -36,6 +36,15 @@ def test_temperature_zero_takes_the_most_probable_and_the_first_of_equals():
     assert choose(np.array([[1.0, 3.0, 3.0]]), np.array([0.99]), Choosing(temperature=0))[0] == 1
 
 
+@pytest.mark.parametrize("how", [Choosing(), Choosing(0), Choosing(2.0, top_k=2, top_p=0.9, min_p=0.1)], ids=str)
+@pytest.mark.parametrize("strange", [math.nan, math.inf])
+def test_of_logits_that_are_no_numbers_the_excluded_one_is_not_drawn(strange, how):
+    logits_BV = np.array([[-math.inf, strange, 1.0, 2.0], [-math.inf, 1.0, strange, strange], [-math.inf, 1, 2, 3]])
+    drawn_B = choose(logits_BV, np.full(3, 0.5), how)
+    assert list(drawn_B[:2]) == [1, 2]
+    assert drawn_B[2] == choose(logits_BV[2:], np.full(1, 0.5), how)[0] > 1
+
+
 def test_a_tiny_temperature_does_not_overflow():
     for temperature in (1e-30, 1e-310):
         assert shares(Choosing(temperature=temperature), LOGITS * 100) == [0, 1, 0, 0]
