@@ -87,16 +87,26 @@ ConfigFile = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="One option of the configuration; may be repeated."),
+    typer.Option(
+        "--set", "-s", metavar="KEY=VALUE", help="One option of those that `charrnn config` lists; may be repeated."
+    ),
 ]
 Texts = Annotated[
     list[str] | None,
-    typer.Argument(metavar="TEXT", help="Files, folders, globs, named corpora, or - for standard input."),
+    typer.Argument(
+        metavar="TEXT",
+        help="Files, folders, globs, named corpora, or - for standard input.",
+        show_default="the configuration's, else python",
+    ),
 ]
 Budget = Annotated[
     str | None,
     typer.Option(
-        "--budget", "-b", metavar="BUDGET", help="90s, 5m, 2h, '30 epochs', '20000 steps', or '5m, 30 epochs'."
+        "--budget",
+        "-b",
+        metavar="BUDGET",
+        help="90s, 5m, 2h, '30 epochs', '20000 steps', or '5m, 30 epochs'.",
+        show_default="the configuration's, else 2m",
     ),
 ]
 Model = Annotated[
@@ -199,7 +209,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run DIR, or the newest.")] = False,
     init_from: Annotated[
         Path | None,
-        typer.Option(metavar="CHECKPOINT", parser=_path, help="Start from another model's weights and vocabulary."),
+        typer.Option(metavar="RUN|CHECKPOINT", parser=_path, help="Start from another model's weights and vocabulary."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, measure, and stop.")] = False,
 ) -> None:
@@ -259,10 +269,12 @@ def sample(
     ] = 1.0,
     top_k: Annotated[int | None, typer.Option(help="Only the K most probable characters.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Only the most probable that sum to P.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="Only those at least P times the most probable.")] = None,
+    min_p: Annotated[float | None, typer.Option(help="Only those with P times the best probability or more.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same text; else a new one each time.")] = None,
     samples: Annotated[int, typer.Option("--samples", "-N", help="How many texts, drawn as one batch.")] = 1,
-    separator: Annotated[str, typer.Option(help="Printed between several texts.")] = "\n\n-----\n\n",
+    separator: Annotated[
+        str, typer.Option(help="Printed between several texts.", show_default="----- between empty lines")
+    ] = "\n\n-----\n\n",
     on_unknown: Annotated[
         OnUnknown, typer.Option(help="What becomes of a prefix's characters the model does not know.")
     ] = OnUnknown.error,
@@ -361,7 +373,8 @@ def evaluate(
         int, typer.Option(help="1 reads the text as one stream; up to 64 are faster and differ in the fifth digit.")
     ] = 1,
     window: Annotated[
-        int | None, typer.Option(metavar="N", help="Also with windows of N steps that start from zero; nanoGPT's: 256.")
+        int | None,
+        typer.Option(metavar="N", help="Also in windows of N steps, each from zero state."),
     ] = None,
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Also with weights that learn from the text after predicting it.")
@@ -377,7 +390,7 @@ def evaluate(
 ) -> None:
     """How well a model predicts a text: every character predicted once, in order, with the state carried.
 
-    What is asked for beside (also ...) is reported apart.
+    Options that say "also" add another figure under a name of its own.
     """
     if text is None and encoding is not None:
         raise ConfigError("--encoding is of --text, which was not given; the run knows its own text's")
@@ -641,7 +654,9 @@ def fetch(name: Annotated[str, typer.Argument(help="A named corpus; see `charrnn
 @_command
 def describe(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="As for `charrnn train`.")],
-    encoding: Annotated[str | None, typer.Option(help="Of the files.", show_default="utf-8")] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="Of the files; corpus.encoding elsewhere.", show_default="utf-8")
+    ] = None,
     level: Annotated[Level, typer.Option(help="Characters or bytes.")] = Level.character,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:

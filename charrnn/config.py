@@ -666,7 +666,7 @@ def _explain(problem: Any, places: Mapping[Key, str]) -> str:
         return f"{prefix}unknown key {dotted}{_nearest(key[-1], key[:-1])}"
     if problem["type"] == "value_error" and len(key) == 1:  # of a whole section; the message holds the values
         return f"{prefix}{dotted}: expected {_expected(problem)}"
-    advice = _nearest_choice(problem) or _quotes(problem, key)
+    advice = _nearest_choice(problem) or _quotes(problem, key) or _without_recipe(problem, key)
     return f"{prefix}{dotted} = {_short(problem['input'])}: expected {_expected(problem)}{advice}"
 
 
@@ -713,6 +713,12 @@ def _nearest_choice(problem: Any) -> str:
 def _quotes(problem: Any, key: Key) -> str:
     is_mapping = len(key) == 2 and isinstance(problem["input"], dict)
     return " (a text with a colon in it needs quotes)" if is_mapping else ""
+
+
+def _without_recipe(problem: Any, key: Key) -> str:
+    if problem["input"] == AUTO and key in RECIPE:
+        return " where training.recipe = none; --set recipe=auto has it chosen"
+    return ""
 
 
 def _plain(key: str) -> str:

@@ -205,6 +205,10 @@ def test_set_knows_every_option_by_its_full_name_and_by_its_own(here):
         ("model: 3", "c.yaml:1: model = 3: expected a section with keys"),
         ("model: [hidden_size]", "c.yaml:1: model = ['hidden_size']: expected a section with keys"),
         ("model:\n  hidden_size: big", "c.yaml:2: model.hidden_size = 'big': expected a whole number"),
+        (
+            "model:\n  hidden_size: auto\ntraining:\n  recipe: none",
+            "c.yaml:2: model.hidden_size = 'auto': expected a whole number where training.recipe = none",
+        ),
         ("model:\n  hidden_size: 3.5", "c.yaml:2: model.hidden_size = 3.5: expected a whole number"),
         ("model:\n  hidden_size: [3]", "c.yaml:2: model.hidden_size = [3]: expected a whole number"),
         ("model:\n  hidden_size: {a: 3}", "c.yaml:2: model.hidden_size = {'a': 3}: expected a whole number"),

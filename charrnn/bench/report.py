@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from charrnn.training.reporting import counted
+
 Record = dict[str, Any]
 
 _MISSING = "-"
@@ -37,7 +39,7 @@ class Table:
 
 def machine_line(machine: Record) -> str:
     """The machine in a line."""
-    hardware = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads"
+    hardware = machine["gpu"] or f"{machine['cpu']}, {counted(machine['threads'], 'thread')}"
     return f"{machine['device']}: {hardware}; torch {machine['torch']}, {machine['system']}, Python {machine['python']}"
 
 

@@ -85,7 +85,7 @@ class Grid:
         configs = {one.name: one.config for one in combinations}
         outcomes = [Outcome(name=one.name, values=one.values) for one in combinations]
         texts, notes = _chosen(configs, threads)
-        made = Run.new(folder, f"grid-{next(iter(texts.values()))}").folder
+        made = Run.new(folder, f"grid-{next(iter(texts.values()))}", "--output").folder
         grid = cls(made, Record(vary=vary, jobs=jobs, texts=list(texts), runs=outcomes), configs, notes)
         (made / "configs").mkdir(exist_ok=True)
         for name, config in configs.items():
@@ -97,7 +97,8 @@ class Grid:
     def existing(cls, folder: Path | None) -> "Grid":
         """The grid in a folder, by default the newest of runs/. Raises CheckpointError if there is none to go on with.
 
-        A configuration that was changed is a ConfigError, a text a CheckpointError, unless all runs are finished.
+        A configuration that cannot be read any more is a ConfigError, and a text that has changed is a CheckpointError
+        unless all runs are finished.
         """
         path = (folder or _newest()) / _FILE
         try:

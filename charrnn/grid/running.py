@@ -1,5 +1,6 @@
 """The runs of a grid as processes of their own, several at a time: started, told to stop, and what came of them."""
 
+import heapq
 import os
 import statistics
 import subprocess
@@ -21,7 +22,7 @@ from charrnn.training import checkpoint
 from charrnn.training.loop import caught_signals
 from charrnn.training.placement import choose_device
 from charrnn.training.progress import Progress
-from charrnn.training.reporting import duration, harmless
+from charrnn.training.reporting import counted, duration, harmless
 from charrnn.training.runs import Run
 
 Say = Callable[[str, str], None]
@@ -89,9 +90,11 @@ def train_all(grid: Grid, width: Width, say: Say) -> None:
 def _plan(grid: Grid, width: Width) -> str:
     waiting = grid.unfinished()
     seconds = [Budget.parse(grid.configs[name].training.budget).seconds for name in waiting]
-    time_needed = sum(one or 0 for one in seconds) / width.jobs
-    lasting = f", about {duration(time_needed)} in all" if waiting and None not in seconds else ""
-    each = f"{width.threads} thread{'s' * (width.threads > 1)}"
+    ends = [0.0] * width.jobs
+    for one in seconds:
+        heapq.heapreplace(ends, ends[0] + (one or 0))  # by whichever is free first
+    lasting = f", about {duration(max(ends))} in all" if waiting and None not in seconds else ""
+    each = counted(width.threads, "thread")
     return (
         f"{len(waiting)} of {len(grid.record.runs)} runs to train, {width.jobs} at a time with {each} each{lasting}, "
         f"in {grid.folder}, each with its train.log"

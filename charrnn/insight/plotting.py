@@ -2,6 +2,8 @@
 
 import json
 import math
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -95,7 +97,9 @@ def new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ConfigError("plot: needs matplotlib; pip install matplotlib") from None
+        raise ConfigError(
+            f"drawing needs matplotlib: {shlex.quote(sys.executable)} -m pip install matplotlib"
+        ) from None
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -135,6 +135,7 @@ class Collector:
         self._streams: set[object] = set()
         self._read: set[str] = set()
         self._tally: Counter[str] = Counter()
+        self._length = 0
 
     def add_source(self, source: str, encoding: str) -> None:
         """Add what one source names. Raises as `read_paths` does."""
@@ -169,6 +170,9 @@ class Collector:
             self._read.add(real)
             self._files.append(shown(path))
             raw = _content_of(path)
+            self._length += len(raw)
+            if self._length > longest_text():
+                raise _too_long("the text of all files together", f"over {longest_text():,} bytes")
             self._add(self._decoded(text_of(raw) if text_of else raw, encoding))
 
     def text(self) -> Text:
@@ -281,7 +285,7 @@ class Collector:
         if count["nul"]:
             yield (
                 f"there are NUL characters in {self._of(count['nul'])}; "
-                "it may be UTF-16 (then try corpus.encoding=utf-16-le), or no text"
+                "it may be UTF-16 (then try --set corpus.encoding=utf-16-le), or no text"
             )
         if count["empty"]:
             yield f"there is nothing in {self._of(count['empty'])}"
@@ -578,16 +582,16 @@ def _advice(raw: bytes, at: int, encoding: str) -> str:
     head, around = raw[:_SAMPLE], raw[max(0, at - _SAMPLE // 2) : at + _SAMPLE // 2]
     unicode = _marked(head) or _by_nuls(head)
     if unicode and not _same(unicode, encoding):
-        return f"it looks like {unicode}: try corpus.encoding={unicode}"
+        return f"it looks like {unicode}: try --set corpus.encoding={unicode}"
     if unicode or (_same("utf-8", encoding) and _mostly_utf8(around)):
-        return f"the rest is {encoding}, so this place is damaged: repair it or set corpus.level=byte"
+        return f"the rest is {encoding}, so this place is damaged: repair it or --set corpus.level=byte"
     if _looks_binary(head):
         return (
             "it looks like a binary file: leave it out (a glob, as FOLDER/**/*.txt, takes only some files), "
-            "or learn its bytes with corpus.level=byte"
+            "or learn its bytes with --set corpus.level=byte"
         )
     if _decodes(raw, "utf-8"):
-        return "it is valid utf-8: try corpus.encoding=utf-8"
+        return "it is valid utf-8: try --set corpus.encoding=utf-8"
     return _advice_on_high_bytes(raw, around)
 
 
@@ -595,10 +599,10 @@ def _advice_on_high_bytes(raw: bytes, around: bytes) -> str:
     """Of encodings of one byte a character only Western ones are told, by how few bytes are above ASCII."""
     if len(around.translate(None, _ASCII)) <= _WESTERN_SHARE * len(around):
         guess = "cp1252" if _decodes(raw, "cp1252") else "latin-1"
-        return f"it may be {guess}: try corpus.encoding={guess}"
+        return f"it may be {guess}: try --set corpus.encoding={guess}"
     return (
-        "find out its encoding and say it, as in corpus.encoding=cp1251 (Cyrillic), shift_jis or gb18030, "
-        "or learn its bytes with corpus.level=byte"
+        "find out its encoding and say it, as in --set corpus.encoding=cp1251 (Cyrillic), shift_jis or gb18030, "
+        "or learn its bytes with --set corpus.level=byte"
     )
 
 

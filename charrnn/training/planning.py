@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from charrnn.model.network import CharRNN
+from charrnn.training.reporting import counted, duration
 from charrnn.training.session import Session
 
 _MEASURED_SECONDS = 2.0
@@ -77,7 +78,7 @@ def _hardware(session: Session) -> str:
     if device.type == "cuda":
         where = torch.cuda.get_device_name(device)
     else:
-        where = f"{device.type}, {session.placement.threads} threads"
+        where = f"{device.type}, {counted(session.placement.threads, 'thread')}"
     return f"{where}; engine {execution.engine} in {execution.precision} ({session.placement.reason})"
 
 
@@ -118,8 +119,6 @@ def _measured_speed(session: Session) -> float:
 
 
 def _expected(session: Session, speed: float, targets: int) -> str:
-    from charrnn.training.reporting import duration
-
     per_step = targets / session.minibatches.windows_in(0)
     seconds_per = {"seconds": 1.0, "epochs": targets / speed, "steps": per_step / speed}
     lasting = {unit: amount * seconds_per[unit] for unit, amount in session.budget.limits.items()}

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -49,6 +50,11 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def counted(number: int, thing: str) -> str:
+    """1 thread, 2 threads."""
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 class View(Protocol):
@@ -328,5 +334,7 @@ def require_tensorboard() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ConfigError("training.tensorboard: needs TensorBoard; pip install tensorboard") from None
+        raise ConfigError(
+            f"training.tensorboard needs TensorBoard: {shlex.quote(sys.executable)} -m pip install tensorboard"
+        ) from None
     return SummaryWriter

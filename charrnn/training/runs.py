@@ -35,30 +35,31 @@ class Run:
         self.good = folder / "good.safetensors"
 
     @classmethod
-    def new(cls, folder: Path | None, label: str) -> "Run":
+    def new(cls, folder: Path | None, label: str, option: str = "--run") -> "Run":
         """Make the folder of a new run: the given one, or runs/<date>-<time>-<label>.
 
-        Raises ConfigError if it holds a run already: a run is never overwritten.
+        option: of the command, that names it. Raises ConfigError if it holds a run already: a run is never
+        overwritten.
         """
         try:
             if folder is None:
                 return cls(_make_unused(RUNS / f"{datetime.now():%Y%m%d-%H%M%S}-{_slug(label)}"))
             run = cls(folder)
-            run.refuse_if_used()
+            run.refuse_if_used(option)
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(
-                f"cannot make the run's folder {folder or RUNS}: {error.strerror}; --run DIR names another place"
+                f"cannot make the run's folder {folder or RUNS}: {error.strerror}; {option} DIR names another place"
             ) from None
         return run
 
-    def refuse_if_used(self) -> None:
+    def refuse_if_used(self, option: str = "--run") -> None:
         """Raise ConfigError if there is a run in the folder."""
+        resumable = "--resume goes on with it, " if option == "--run" else ""
         for file in (self.last, self.best, self.good, self.metrics, self.config, self.samples, *self.steps().values()):
             if file.exists():
                 raise ConfigError(
-                    f"{self.folder} holds a run already ({file.name}); --resume goes on with it, --run DIR names "
-                    f"another"
+                    f"{self.folder} holds a run already ({file.name}); {resumable}{option} DIR names another"
                 )
 
     @contextmanager

@@ -47,6 +47,17 @@ def text(folder: Path) -> str:
     return "table.txt"
 
 
+@pytest.mark.parametrize(
+    ("budgets", "jobs", "needed"), [(["5m"], 2, "5:00"), (["1m"] * 3, 2, "2:00"), (["1m", "1m", "2m"], 2, "3:00")]
+)
+def test_the_time_that_is_foretold_is_that_of_the_busiest_job(budgets, jobs, needed):
+    configs = {str(name): load_config(flags={"training.budget": budget}) for name, budget in enumerate(budgets)}
+    grid = SimpleNamespace(
+        configs=configs, unfinished=lambda: list(configs), record=SimpleNamespace(runs=configs), folder="here"
+    )
+    assert f" each, about {needed} in all" in running._plan(grid, Width(jobs, 1))
+
+
 # ---- with the processes that people get
 
 
@@ -369,7 +380,8 @@ def test_a_grid_or_run_that_is_there_is_not_overwritten(done, text):
     shutil.copytree(done[0], "here")
     for folder, message in (
         ("here", "holds a grid already; --resume goes on"),
-        (f"here/{GOOD[0]}", "holds a run already"),
+        (f"here/{GOOD[0]}", "holds a run already (last.safetensors); --output DIR names another"),
+        ("here/grid.json/deeper", "--output DIR names another place"),
     ):
         refused = run(text, "--output", folder)
         assert refused.exit_code == 2

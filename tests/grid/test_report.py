@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shlex
 import sys
 from typing import Any
 
@@ -132,6 +133,6 @@ def test_without_matplotlib_or_figures_there_is_a_word_and_no_picture(tmp_path, 
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert (
         picture.draw(Grid(tmp_path, record_of({}, **SIZES), {}))
-        == "none: plot: needs matplotlib; pip install matplotlib"
+        == f"none: drawing needs matplotlib: {shlex.quote(sys.executable)} -m pip install matplotlib"
     )
     assert not (tmp_path / "grid.png").exists()

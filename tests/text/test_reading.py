@@ -108,18 +108,18 @@ RUSSIAN = "Я помню чудное мгновенье\n"
 @pytest.mark.parametrize(
     ("raw", "encoding", "advice"),
     [
-        ((GERMAN + "\x80").encode("latin-1"), "utf-8", "it may be cp1252: try corpus.encoding=cp1252"),
-        ((GERMAN + "\x81").encode("latin-1"), "utf-8", "it may be latin-1: try corpus.encoding=latin-1"),
-        (GERMAN.encode("utf-16"), "utf-8", "it looks like utf-16: try corpus.encoding=utf-16"),
-        (GERMAN.encode("utf-32"), "utf-8", "it looks like utf-32: try corpus.encoding=utf-32"),
-        (GERMAN.encode("utf-16-le"), "utf-8", "it looks like utf-16-le: try corpus.encoding=utf-16-le"),
-        (GERMAN.encode("utf-16-be"), "utf-8", "it looks like utf-16-be: try corpus.encoding=utf-16-be"),
-        (GERMAN.encode("utf-32-le"), "utf-8", "it looks like utf-32-le: try corpus.encoding=utf-32-le"),
-        (GERMAN.encode("utf-32-be"), "ascii", "it looks like utf-32-be: try corpus.encoding=utf-32-be"),
-        (GERMAN.encode(), "ascii", "it is valid utf-8: try corpus.encoding=utf-8"),
-        (GERMAN.encode("utf-8-sig"), "ascii", "it looks like utf-8: try corpus.encoding=utf-8"),
-        (RUSSIAN.encode("cp1251"), "utf-8", "find out its encoding and say it, as in corpus.encoding=cp1251"),
-        (b"a\x81" + GERMAN.encode("cp1252"), "cp1252", "it may be latin-1: try corpus.encoding=latin-1"),
+        ((GERMAN + "\x80").encode("latin-1"), "utf-8", "it may be cp1252: try --set corpus.encoding=cp1252"),
+        ((GERMAN + "\x81").encode("latin-1"), "utf-8", "it may be latin-1: try --set corpus.encoding=latin-1"),
+        (GERMAN.encode("utf-16"), "utf-8", "it looks like utf-16: try --set corpus.encoding=utf-16"),
+        (GERMAN.encode("utf-32"), "utf-8", "it looks like utf-32: try --set corpus.encoding=utf-32"),
+        (GERMAN.encode("utf-16-le"), "utf-8", "it looks like utf-16-le: try --set corpus.encoding=utf-16-le"),
+        (GERMAN.encode("utf-16-be"), "utf-8", "it looks like utf-16-be: try --set corpus.encoding=utf-16-be"),
+        (GERMAN.encode("utf-32-le"), "utf-8", "it looks like utf-32-le: try --set corpus.encoding=utf-32-le"),
+        (GERMAN.encode("utf-32-be"), "ascii", "it looks like utf-32-be: try --set corpus.encoding=utf-32-be"),
+        (GERMAN.encode(), "ascii", "it is valid utf-8: try --set corpus.encoding=utf-8"),
+        (GERMAN.encode("utf-8-sig"), "ascii", "it looks like utf-8: try --set corpus.encoding=utf-8"),
+        (RUSSIAN.encode("cp1251"), "utf-8", "find out its encoding and say it, as in --set corpus.encoding=cp1251"),
+        (b"a\x81" + GERMAN.encode("cp1252"), "cp1252", "it may be latin-1: try --set corpus.encoding=latin-1"),
         (RUSSIAN.encode() + b"\xff", "utf-8", "the rest is utf-8, so this place is damaged"),
         (GERMAN.encode("utf-16")[:-1], "utf-16", "the rest is utf-16, so this place is damaged"),
         (
@@ -717,6 +717,16 @@ def test_a_device_without_end_behind_a_redirection_is_refused_too(monkeypatch: p
     monkeypatch.setattr(reading, "longest_text", lambda: 5_000_000)
     with open("/dev/zero", "rb") as zeros, pytest.raises(TextError, match="is too long: over 5,000,000 bytes"):
         read_paths([f"/dev/fd/{zeros.fileno()}"])
+
+
+def test_files_that_are_too_long_together_are_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("x" * 60, encoding="utf-8")
+    monkeypatch.setattr(reading, "longest_text", lambda: 120)
+    assert len(read_paths([str(tmp_path)]).content) == 121
+    monkeypatch.setattr(reading, "longest_text", lambda: 119)
+    with pytest.raises(TextError, match="the text of all files together is too long: over 119 bytes"):
+        read_paths([str(tmp_path)])
 
 
 def test_a_stream_of_exactly_the_limit_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
