@@ -31,8 +31,15 @@ _ASSUMED_SECONDS = 600.0
 _STEPS = 4000
 """Steps that a run should have at least: windows grow with the budget only beyond them."""
 
-_MOST_WEIGHTS_PER_CHARACTER = 10.0
-"""A guess, so that a short text and a long time make no giant; 3.8 were still good on The Time Machine."""
+_MOST_WEIGHTS_PER_CHARACTER = 6.0
+"""Of W_hh, so that a short text and a long time make no giant that learns it by heart, whatever the dropout.
+
+The Time Machine, dropout 0.5 and 0.4: 3.7 weights a character, 124 epochs 1.312; 5.7, 80 epochs 1.302; 10.2, 111 epochs
+1.318.
+"""
+
+_USUAL_VOCABULARY = 66
+"""Of the texts to which the width was fitted."""
 
 _NUM_LAYERS = 1
 """More cost what one wider layer does, and gave no more. The Time Machine, 16 epochs: 1 x 384 1.390, 2 x 256 1.395."""
@@ -86,7 +93,7 @@ def choose(config: Config, grounds: Grounds) -> dict[str, Any]:
     num_layers = said("model.num_layers", _NUM_LAYERS)
     hidden_size = said("model.hidden_size", _units(grounds, gates, num_layers))
     inputs = config.model.embedding_size or 0  # a one-hot row costs no product
-    weights = hidden_size * (gates * (hidden_size * (2 * num_layers - 1) + inputs) + grounds.vocabulary_size)
+    weights = _weights(hidden_size, gates, num_layers, grounds.vocabulary_size) + hidden_size * gates * inputs
     batch_size, seq_length = _window(_characters(grounds, weights))
     batch_size, seq_length = said("training.batch_size", batch_size), said("training.seq_length", seq_length)
     epochs = _epochs(grounds, weights, batch_size * seq_length)
@@ -115,13 +122,24 @@ class _Said:
 def _units(grounds: Grounds, gates: int, num_layers: int) -> int:
     """H for the work: 256 units of an LSTM for 1e12, twice as many for nearly nine times as much work.
 
-    With more layers as many as keep the number of weights; no more than the text can feed. Tiny Shakespeare, 4 s,
-    medians of three seeds: 1 x 96 1.890, 1 x 128 1.910.
+    With more layers as many as keep the number of weights; no more than the text can feed. Where many distinct
+    characters make the readout dear, as many as for so many characters of training in a usual text. Chinese, 6,174
+    distinct characters, work 6e11: 1 x 96 CHINESE96, 1 x 128 2.444, 1 x 160 2.467, 1 x 224 2.535.
     """
-    one_layer = 256 * (grounds.work / 1e12) ** 0.32 * math.sqrt(4 / gates)
     fed = math.sqrt(_MOST_WEIGHTS_PER_CHARACTER * grounds.characters / gates)
-    units = min(one_layer, fed) / math.sqrt(2 * num_layers - 1)
+    units, shape = 256.0, (gates, num_layers)
+    for _ in range(9):  # each three times as near to where it leads
+        usual, all_in_all = (
+            _cost(_weights(units, *shape, size)) for size in (_USUAL_VOCABULARY, grounds.vocabulary_size)
+        )
+        one_layer = 256 * (grounds.work * usual / all_in_all / 1e12) ** 0.32 * math.sqrt(4 / gates)
+        units = min(one_layer, fed) / math.sqrt(2 * num_layers - 1)
     return int(min(max(32 * round(units / 32), 64), 2048))
+
+
+def _weights(hidden_size: float, gates: int, num_layers: int, vocabulary_size: int) -> float:
+    """That are multiplied for a character whose own are a row of a table."""
+    return hidden_size * (gates * hidden_size * (2 * num_layers - 1) + vocabulary_size)
 
 
 def _window(characters: float) -> tuple[int, int]:
@@ -134,11 +152,15 @@ def _window(characters: float) -> tuple[int, int]:
 def _characters(grounds: Grounds, weights: float) -> float:
     """How many characters of training the time buys for a network of so many weights.
 
-    A step keeps some 0.9 of the probe's speed, and a character costs besides what 125,000 weights do. Characters a
-    second in runs with engine compiled, and by this at a probe's 2.3e10: 1 x 128: 107,000, 104,000; 1 x 192: 71,000,
-    73,000; 1 x 288: 42,000, 43,000; 1 x 416: 26,000, 24,000.
+    A step keeps some 0.9 of the probe's speed. Characters a second in runs with engine compiled, and by this at a
+    probe's 2.3e10: 1 x 128: 107,000, 104,000; 1 x 192: 71,000, 73,000; 1 x 288: 42,000, 43,000; 1 x 416: 26,000, 24,000.
     """
-    return 0.9 * grounds.work / (weights + 125_000)
+    return 0.9 * grounds.work / _cost(weights)
+
+
+def _cost(weights: float) -> float:
+    """Of a character, as that of so many weights: whatever the network, it takes what 125,000 do besides."""
+    return weights + 125_000
 
 
 def _epochs(grounds: Grounds, weights: float, together: int) -> float:

@@ -43,6 +43,14 @@ def test_a_short_text_takes_a_smaller_network_and_more_dropout_than_a_long_one()
     assert short["model.weight_dropout"] > long["model.weight_dropout"] == 0
 
 
+def test_where_a_character_costs_more_by_a_large_vocabulary_the_network_is_smaller():
+    widths = [
+        choose(Config(), Grounds(Budget.parse("1m"), 6e11, 10**6, size))["model.hidden_size"]
+        for size in (66, 500, 6_174, 20_000)
+    ]
+    assert widths == [224, 192, 128, 96]
+
+
 def test_what_is_said_stands_and_the_rest_follows_it():
     found = chosen("hidden_size=64", "training.batch_size=7", budget="5m")
     assert found.keys() == KEYS - {"model.hidden_size", "training.batch_size"}
