@@ -123,15 +123,13 @@ def _units(grounds: Grounds, gates: int, num_layers: int) -> int:
     """H for the work: 256 units of an LSTM for 1e12, twice as many for nearly nine times as much work.
 
     With more layers as many as keep the number of weights; no more than the text can feed. Where many distinct
-    characters make the readout dear, as many as for so many characters of training in a usual text. Chinese, 6,174
-    distinct characters, work 6e11: 1 x 96 CHINESE96, 1 x 128 2.444, 1 x 160 2.467, 1 x 224 2.535.
+    characters make the readout dear, as many as a usual text would get for as many characters of training. Chinese,
+    6,174 distinct characters, work 6e11: 1 x 32 2.480, 1 x 64 2.405, 1 x 96 2.417, 1 x 128 2.444, 1 x 224 2.535.
     """
     fed = math.sqrt(_MOST_WEIGHTS_PER_CHARACTER * grounds.characters / gates)
     units, shape = 256.0, (gates, num_layers)
     for _ in range(9):  # each three times as near to where it leads
-        usual, all_in_all = (
-            _cost(_weights(units, *shape, size)) for size in (_USUAL_VOCABULARY, grounds.vocabulary_size)
-        )
+        usual, all_in_all = (_weights(units, *shape, size) for size in (_USUAL_VOCABULARY, grounds.vocabulary_size))
         one_layer = 256 * (grounds.work * usual / all_in_all / 1e12) ** 0.32 * math.sqrt(4 / gates)
         units = min(one_layer, fed) / math.sqrt(2 * num_layers - 1)
     return int(min(max(32 * round(units / 32), 64), 2048))
@@ -152,15 +150,11 @@ def _window(characters: float) -> tuple[int, int]:
 def _characters(grounds: Grounds, weights: float) -> float:
     """How many characters of training the time buys for a network of so many weights.
 
-    A step keeps some 0.9 of the probe's speed. Characters a second in runs with engine compiled, and by this at a
-    probe's 2.3e10: 1 x 128: 107,000, 104,000; 1 x 192: 71,000, 73,000; 1 x 288: 42,000, 43,000; 1 x 416: 26,000, 24,000.
+    A step keeps some 0.9 of the probe's speed, and a character costs besides what 125,000 weights do. Characters a
+    second in runs with engine compiled, and by this at a probe's 2.3e10: 1 x 128: 107,000, 104,000; 1 x 192: 71,000,
+    73,000; 1 x 288: 42,000, 43,000; 1 x 416: 26,000, 24,000.
     """
-    return 0.9 * grounds.work / _cost(weights)
-
-
-def _cost(weights: float) -> float:
-    """Of a character, as that of so many weights: whatever the network, it takes what 125,000 do besides."""
-    return weights + 125_000
+    return 0.9 * grounds.work / (weights + 125_000)
 
 
 def _epochs(grounds: Grounds, weights: float, together: int) -> float:

@@ -48,7 +48,7 @@ def test_where_a_character_costs_more_by_a_large_vocabulary_the_network_is_small
         choose(Config(), Grounds(Budget.parse("1m"), 6e11, 10**6, size))["model.hidden_size"]
         for size in (66, 500, 6_174, 20_000)
     ]
-    assert widths == [224, 192, 128, 96]
+    assert widths == [224, 192, 96, 64]
 
 
 def test_what_is_said_stands_and_the_rest_follows_it():
