@@ -171,17 +171,6 @@ def fetch(name: str, *, folder: Path | None = None, url: str | None = None, prog
     return path
 
 
-def path_of(name: str, *, folder: Path | None = None) -> Path | None:
-    """Where a known corpus lies, or None if it has not been fetched (or needs no fetching).
-
-    Raises:
-        ConfigError: no known corpus of that name.
-    """
-    corpus = _known(name)
-    path = _path(corpus, folder) if corpus.file else None
-    return path if path and path.exists() else None
-
-
 def provenance(name: str, *, folder: Path | None = None) -> str:
     """A note on how far the file of a fetched corpus is known to be the right one, after checking it.
 
