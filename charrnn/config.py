@@ -294,7 +294,8 @@ class TrainingConfig(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> "TrainingConfig":
-        if self.final_learning_rate > self.learning_rate:
+        is_open = self.recipe == "auto" and "learning_rate" not in self.model_fields_set
+        if self.final_learning_rate > self.learning_rate and not is_open:
             raise ValueError(
                 f"final_learning_rate at most learning_rate, not {self.final_learning_rate} and {self.learning_rate}"
             )

@@ -55,17 +55,18 @@ def measure(text: str, budget: str, settings: list[str], seeds: list[int]) -> di
 
     made = {"commit": commit()}
     name = Path(text).stem
-    settings = settings if any(setting.startswith("samples=") for setting in settings) else [*settings, "samples=0"]
+    said = {setting.partition("=")[0].rpartition(".")[2] for setting in settings}
+    settings = settings if "samples" in said else [*settings, "samples=0"]
     folder = Path(tempfile.mkdtemp())
     try:
         runs = [train(text, budget, settings, seed, folder / str(seed)) | made for seed in seeds]
     finally:
         shutil.rmtree(folder)
-    said = "".join(f" --set {setting}" for setting in settings)
+    options = "".join(f" --set {setting}" for setting in settings)
     return {
         "text": name,
         "budget": budget,
-        "command": f"charrnn train {name} --budget {budget}{said}",
+        "command": f"charrnn train {name} --budget {budget}{options}",
         "runs": runs,
         "machine": machine.description(torch.device("cpu")),
     }
@@ -113,16 +114,18 @@ def tables() -> str:
 def row(line: dict[str, Any]) -> list[str]:
     """The medians over the seeds of one line, and the range of the losses."""
     runs, model = line["runs"], line["runs"][0]["model"]
-    sizes = sorted({run["model"]["hidden_size"] for run in runs})
-    size = " to ".join(str(one) for one in dict.fromkeys([sizes[0], sizes[-1]]))
+    size, dropout, weight_dropout = (
+        " to ".join(f"{one:g}" for one in dict.fromkeys([min(found), max(found)]))
+        for found in ([run["model"][key] for run in runs] for key in ("hidden_size", "dropout", "weight_dropout"))
+    )
     losses = [run["nats_per_char"] for run in runs]
     spread = f" ({min(losses):.3f} to {max(losses):.3f})" if len(runs) > 1 else ""
     windows = statistics.median(run["nats_per_char_in_windows_of_256"] for run in runs)
-    dropout = f", dropout {model['dropout']:g}, {model['weight_dropout']:g}" if model["dropout"] else ""
+    dropped = "" if dropout == "0" else f", dropout {dropout}, {weight_dropout}"
     return [
         line["text"],
         line["budget"],
-        f"{model['cell'].upper()} {model['num_layers']} x {size}{dropout}",
+        f"{model['cell'].upper()} {model['num_layers']} x {size}{dropped}",
         f"{statistics.median(run['epoch'] for run in runs):.1f}",
         f"**{statistics.median(losses):.3f}**{spread}",
         f"{windows:.3f}",

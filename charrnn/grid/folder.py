@@ -80,17 +80,19 @@ class Grid:
         Raises ConfigError if the folder holds a grid or a run already, TextError for a text that cannot be read or
         has too little to train or to validate on.
         """
-        if folder is not None and (folder / _FILE).exists():
-            raise ConfigError(f"{folder} holds a grid already; --resume goes on with it, --output DIR names another")
+        if folder is not None:  # before texts are read and machines measured
+            _refuse_if_used(folder)
         configs = {one.name: one.config for one in combinations}
         outcomes = [Outcome(name=one.name, values=one.values) for one in combinations]
         texts, notes = _chosen(configs, threads)
         made = Run.new(folder, f"grid-{next(iter(texts.values()))}", "--output").folder
         grid = cls(made, Record(vary=vary, jobs=jobs, texts=list(texts), runs=outcomes), configs, notes)
-        (made / "configs").mkdir(exist_ok=True)
-        for name, config in configs.items():
-            write_whole(grid.config(name), config.to_yaml().encode())
-        grid.write()
+        with Run(made).locked():
+            _refuse_if_used(made)  # another process may have been here between the look and the lock
+            (made / "configs").mkdir(exist_ok=True)
+            for name, config in configs.items():
+                write_whole(grid.config(name), config.to_yaml().encode())
+            grid.write()
         return grid
 
     @classmethod
@@ -147,6 +149,11 @@ class Grid:
     def write(self) -> None:
         """Write grid.json. Raises CheckpointError where the file system refuses."""
         write_whole(self.folder / _FILE, (self.record.model_dump_json(indent=1) + "\n").encode())
+
+
+def _refuse_if_used(folder: Path) -> None:
+    if (folder / _FILE).exists():
+        raise ConfigError(f"{folder} holds a grid already; --resume goes on with it, --output DIR names another")
 
 
 def _chosen(configs: dict[str, Config], threads: int) -> tuple[dict[str, str], list[str]]:

@@ -2,6 +2,7 @@
 
 import heapq
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -119,6 +120,12 @@ class _Trainer:
                     self.fill()
                     time.sleep(_POLL_SECONDS)
                     self.collect()
+            except (CheckpointError, OSError):  # of the grid's own files: the runs can save theirs
+                if os.name != "nt":
+                    self.tell(signal.SIGTERM)
+                    for child in self.children:
+                        child.process.wait()
+                raise
             finally:
                 for child in self.children:  # a second Ctrl-C, or an error of ours
                     child.process.kill()
@@ -132,7 +139,7 @@ class _Trainer:
             name = self.waiting.pop(0)
             try:
                 self.start(name)
-            except CheckpointError as error:
+            except (CheckpointError, OSError) as error:
                 self.fail(name, str(error))
 
     def start(self, name: str) -> None:
@@ -172,7 +179,7 @@ class _Trainer:
             self.children.remove(child)
             try:
                 self.ended(child, child.process.returncode)
-            except CheckpointError as error:
+            except (CheckpointError, OSError) as error:
                 self.fail(child.name, str(error))
 
     def ended(self, child: Child, code: int) -> None:

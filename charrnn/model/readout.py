@@ -18,8 +18,8 @@ from charrnn.text.minibatches import IGNORE
 _BLOCK = 2**21
 """Logits of a block, 8 MB in float32, which a cache may still hold. A text of 66 characters has all of a window in one.
 
-On 2 Ice Lake cores by blocks of 2^18, 2^19, 2^20, 2^21, 2^22 logits, ms: 1,120 rows of 256 units, 2,614 characters 27, 26,
-24, 25, 25; 1,024 rows of 128 units, 6,174 characters 68, 50, 44, 42, 42.
+On 2 Ice Lake cores by blocks of 2^18, 2^19, 2^20, 2^21, 2^22 logits, ms: 1,120 rows of 256 units, 2,614 characters 27,
+26, 24, 25, 25; 1,024 rows of 128 units, 6,174 characters 68, 50, 44, 42, 42.
 """
 
 

@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -80,7 +80,7 @@ class Training:
         """One step; at evenly spread points of the budget report, evaluate and sample; save; stop. The new progress."""
         session, training = self.session, self.session.config.training
         # The learning rate of the step's middle: that of its start would waste the first step, of its end the last.
-        with self.threads.for_a_step() if self._free_to_choose_threads() else nullcontext():
+        with self.threads.for_a_step(choosing=self._free_to_choose_threads()):
             session.step(session.progress(ahead=0.5))
         progress = session.progress()
         self.reporter.progress(progress)
@@ -327,18 +327,22 @@ def _restored(stored: Checkpoint, run: Run, settings: list[str], budget: str | N
     _set_up(config)
     session = begin(config, dataset, stored, _stored_placement(before, config))
     session.restore(stored)
-    if _raised(Budget.parse(stored.config.training.budget), session):
+    times = _times_as_spent(Budget.parse(stored.config.training.budget), session)
+    if times < 1:
         session.since_best, session.end = 0, 1.0  # the learning rate rises again: there is new reason for patience
+    else:
+        session.end = min(1.0, times * session.end)  # a cooldown that was brought forward ends where it would have
     # A time budget's clock may have passed its end while a signal was obeyed, with the last step still to come.
     under_way = session.led_by_time() and run.good.exists()
     session.was_over = session.progress() >= 1 and not under_way
     return session
 
 
-def _raised(before: Budget, session: Session) -> bool:
-    """Whether a session's budget is larger than the one before: what is spent is a smaller share of it."""
+def _times_as_spent(before: Budget, session: Session) -> float:
+    """How many times as large a share of a session's budget is spent as of the one before; less than 1 of a larger."""
     spent = session.spent()
-    return max(session.budget.shares(spent).values()) < max(before.shares(spent).values())
+    of_before, of_now = (max(budget.shares(spent).values()) for budget in (before, session.budget))
+    return of_now / of_before if of_before else 1.0
 
 
 def prepare(config: Config, init_from: Path | None = None) -> Session:

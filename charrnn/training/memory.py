@@ -61,12 +61,17 @@ def _tell_allocator(parameter: int, *values: int) -> None:
         any(mallopt(parameter, value) for value in values)
 
 
+def copies_of_weights(config: Config) -> int:
+    """The parameters, their gradients, the optimizer's moments, their average."""
+    return {"adamw": 4, "sgd": 2}[config.training.optimizer] + bool(config.training.averaging)
+
+
 def refuse_larger_than_memory(config: Config, vocabulary_size: int, device: torch.device) -> None:
     """Raise ConfigError for a network that this machine cannot hold; the system would kill the process without a word.
 
-    On the CPU each parameter has a gradient beside it, and AdamW's two moments; a GPU has those to itself.
+    On the CPU each parameter has a gradient beside it, AdamW's two moments and its average; a GPU has those to itself.
     """
-    copies = {"adamw": 4, "sgd": 2}[config.training.optimizer] if device.type == "cpu" else 1
+    copies = copies_of_weights(config) if device.type == "cpu" else 1
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in CharRNN(config.model, vocabulary_size).parameters())
     needed = parameters * copies * (8 if config.training.precision == "float64" else 4)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from charrnn.model.network import CharRNN
+from charrnn.training.memory import copies_of_weights
 from charrnn.training.reporting import counted, duration
 from charrnn.training.session import Session
 
@@ -98,13 +99,13 @@ def _shapes(tensors: dict[str, Any]) -> str:
 
 
 def _memory(session: Session) -> float:
-    """Bytes: weights, gradients and two moments; ids; each layer's gates and states kept for the backward pass."""
+    """Bytes: the weights and what goes with them; ids; each layer's gates and states kept for the backward pass."""
     network, shape = session.network, session.minibatches.shape
     model, cells = session.config.model, shape.batch_size * shape.seq_length
-    weights = 4 * 4 * sum(parameter.numel() for parameter in network.parameters())
+    weights = copies_of_weights(session.config) * sum(parameter.numel() for parameter in network.parameters())
     per_step = model.num_layers * model.hidden_size * (network.cell.gates * 2 + 4) + 4 * network.vocabulary_size
-    data = session.dataset
-    return weights + 4.0 * cells * per_step + data.training.nbytes + data.validation.nbytes + data.test.nbytes
+    ids = sum(part.nbytes for part in (session.dataset.training, session.dataset.validation, session.dataset.test))
+    return float(network.readout.weight.itemsize * (weights + cells * per_step) + ids)
 
 
 def _measured_speed(session: Session) -> float:

@@ -94,13 +94,15 @@ def choose(config: Config, grounds: Grounds) -> dict[str, Any]:
     hidden_size = said("model.hidden_size", _units(grounds, gates, num_layers))
     inputs = config.model.embedding_size or 0  # a one-hot row costs no product
     weights = _weights(hidden_size, gates, num_layers, grounds.vocabulary_size) + hidden_size * gates * inputs
-    batch_size, seq_length = _window(_characters(grounds, weights))
+    in_time, in_epochs = _characters(grounds, weights), grounds.budget.limits.get("epochs", math.inf)
+    batch_size, seq_length = _window(min(in_time, in_epochs * grounds.characters))
     batch_size, seq_length = said("training.batch_size", batch_size), said("training.seq_length", seq_length)
     epochs = _epochs(grounds, weights, batch_size * seq_length)
     said("model.dropout", _dropout(epochs))
     said("model.weight_dropout", _weight_dropout(epochs))
     adamw = config.training.optimizer == "adamw"
-    said("training.learning_rate", _learning_rate(cell, hidden_size) if adamw else _SGD_LEARNING_RATE)
+    rate = _learning_rate(cell, hidden_size) if adamw else _SGD_LEARNING_RATE
+    said("training.learning_rate", max(rate, config.training.final_learning_rate))
     return said.chosen
 
 

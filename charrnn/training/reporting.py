@@ -88,8 +88,9 @@ class LiveView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._best = math.inf
-        self._validation = math.inf
+        self._best: float | None = None
+        """Of the whole run, and so unknown in a later sitting until it is surpassed."""
+        self._validation: float | None = None
         self._report: dict[str, Any] | None = None
         self._started = time.perf_counter()
         self._first_progress: float | None = None
@@ -115,8 +116,9 @@ class LiveView:
         if self._report:
             nats = self._report["nats_per_char"]
             parts.append(f"train {nats:.3f} nats = {nats / math.log(2):.2f} bits")
-        if self._best < math.inf:
-            parts.append(f"val {self._validation:.3f} best {self._best:.3f}")
+        if self._validation is not None:
+            best = "" if self._best is None else f" best {self._best:.3f}"
+            parts.append(f"val {self._validation:.3f}{best}")
         if self._report:
             parts += [f"{self._report['chars_per_second']:,} chars/s", f"epoch {self._report['epoch']:.2f}"]
         parts.append(f"{duration(elapsed)} gone")
@@ -131,7 +133,7 @@ class LiveView:
 
     def evaluated(self, step: int, progress: float, evaluation: Evaluation, is_best: bool) -> None:
         self._validation = evaluation.nats_per_char
-        self._best = min(self._best, self._validation)
+        self._best = self._validation if is_best else self._best
         line = _evaluation_line(step, progress, evaluation, is_best)
         self._console.print(Text(line, style="green" if is_best else ""))
 

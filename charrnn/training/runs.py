@@ -55,7 +55,7 @@ class Run:
 
     def refuse_if_used(self, option: str = "--run") -> None:
         """Raise ConfigError if there is a run in the folder."""
-        resumable = "--resume goes on with it, " if option == "--run" else ""
+        resumable = "--resume goes on with it, " if option == "--run" and self.last.exists() else ""
         for file in (self.last, self.best, self.good, self.metrics, self.config, self.samples, *self.steps().values()):
             if file.exists():
                 raise ConfigError(

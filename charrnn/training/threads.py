@@ -54,8 +54,16 @@ class Threads:
         return self._counts[self._at]
 
     @contextmanager
-    def for_a_step(self) -> Iterator[None]:
-        """Take the step within by the best number known, or in a duel by one whose turn it is."""
+    def for_a_step(self, choosing: bool) -> Iterator[None]:
+        """Take the step within by the best number known, or in a duel by one whose turn it is.
+
+        choosing: whether there is a choice (any more); without one, all threads take it.
+        """
+        if not choosing:
+            self._at, self._turns, self._seconds = 0, [], {}
+            _use(self.count)
+            yield
+            return
         if not self._turns and self._begun and len(self._counts) > 1 and self._rested():
             self._begin_duel()
         at = self._turns.pop() if self._turns else self._at

@@ -18,7 +18,8 @@ from typer.testing import CliRunner, Result
 
 from charrnn import cli
 from charrnn.config import Config, load_config
-from charrnn.errors import CheckpointError
+from charrnn.errors import CheckpointError, ConfigError
+from charrnn.grid import folder as folders
 from charrnn.grid import running
 from charrnn.grid.combinations import combine
 from charrnn.grid.folder import Grid
@@ -386,6 +387,47 @@ def test_a_grid_or_run_that_is_there_is_not_overwritten(done, text):
         refused = run(text, "--output", folder)
         assert refused.exit_code == 2
         assert message in refused.stderr
+
+
+def two_runs(text: str) -> list:
+    return combine(["seed=0,1"], settings=RECIPE_NONE, flags={"corpus.source": text})[1]
+
+
+def test_of_two_grids_that_begin_in_one_folder_only_one_does(text, monkeypatch):
+    chosen = folders._chosen
+
+    def and_meanwhile(configs: dict[str, Config], threads: int) -> Any:
+        monkeypatch.setattr(folders, "_chosen", chosen)
+        Grid.create(Path("here"), [], two_runs(text), 1, 1)
+        return chosen(configs, threads)
+
+    monkeypatch.setattr(folders, "_chosen", and_meanwhile)
+    with pytest.raises(ConfigError, match="here holds a grid already"):
+        Grid.create(Path("here"), [], two_runs(text), 1, 1)
+
+
+def test_what_cannot_be_read_of_one_run_is_that_runs_failure(text):
+    grid, said = Grid.create(Path("here"), [], two_runs(text), 1, 1), []
+    trainer = running._Trainer(grid, Width(1, 1), lambda label, text: said.append((label, text)))
+    name = trainer.waiting[0]
+    trainer.children = [running.Child(name, SimpleNamespace(poll=lambda: 1, returncode=1), 0)]  # type: ignore[arg-type]
+    trainer.collect()  # its train.log was deleted
+    (failed,) = [run for run in grid.record.runs if run.status == "failed"]
+    assert failed.name == name
+    assert "No such file" in failed.reason
+    assert said[0][0] == "failed"
+
+
+@POSIX_ONLY
+def test_when_the_grids_own_file_cannot_be_written_its_runs_are_told_to_save(text, monkeypatch):
+    grid = Grid.create(Path("here"), [], two_runs(text), 1, 1)
+    trainer, told = running._Trainer(grid, Width(1, 1), lambda label, text: None), []
+    child = SimpleNamespace(poll=lambda: 0, returncode=0, send_signal=told.append, wait=lambda: 0, kill=lambda: None)
+    trainer.waiting, trainer.children = [], [running.Child("a", child, 0), running.Child("b", child, 0)]  # type: ignore
+    monkeypatch.setattr(grid, "note", lambda *names, **found: (_ for _ in ()).throw(CheckpointError("disk full")))
+    with pytest.raises(CheckpointError, match="disk full"):
+        trainer.loop()
+    assert told == [signal.SIGTERM]
 
 
 def test_a_grid_that_cannot_be_gone_on_with_is_refused_with_the_reason(done, text):

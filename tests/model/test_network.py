@@ -7,7 +7,7 @@ import torch
 
 from charrnn.config import ModelConfig
 from charrnn.model.dropout import dropout
-from charrnn.model.engines import Execution
+from charrnn.model.engines import ENGINES, Execution
 from charrnn.model.network import CharRNN, loss_sum
 from charrnn.text.minibatches import IGNORE
 
@@ -78,12 +78,19 @@ def test_dropout_acts_in_training_only():
 
 
 def test_dropout_drops_the_outputs_of_every_layer_but_never_the_state_through_time():
-    """With everything dropped but one layer's recurrence, the state after a window is the same as without dropout."""
-    network = make(num_layers=1, dropout=0.9).train()
-    _, dropped = network(ids())
-    _, whole = network.eval()(ids())
-    for one, other in zip(dropped, whole, strict=True):
-        torch.testing.assert_close(one, other)
+    network = make(num_layers=2, dropout=0.4).train()
+    torch.manual_seed(3)
+    found, (H_LBH, C_LBH) = network(ids())
+    torch.manual_seed(3)
+    x, finals = ids(), []
+    for l, weights in enumerate(network.rnn.layers()):
+        start = tuple(tensor_LBH[l : l + 1] for tensor_LBH in network.zero_state(ids().shape[1]))
+        H_TBH, final = ENGINES["reference"](x, start, [weights], network.cell, None)
+        x = dropout(H_TBH, 0.4)
+        finals.append(final)
+    torch.testing.assert_close(found, network.readout(x))
+    torch.testing.assert_close(H_LBH, torch.cat([H_1BH for H_1BH, _ in finals]))
+    torch.testing.assert_close(C_LBH, torch.cat([C_1BH for _, C_1BH in finals]))
 
 
 def test_weight_dropout_drops_weights_of_w_hh_for_the_whole_window_in_training_only():

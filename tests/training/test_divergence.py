@@ -597,6 +597,19 @@ def test_a_cooldown_brought_forward_stays_so_through_an_interruption(stop_at, sm
     assert_same_run(whole, loop.resume(view, folder / "parts", [], None))
 
 
+def test_a_smaller_budget_leaves_a_cooldown_that_was_brought_forward_its_end(small_config, view, folder, monkeypatch):
+    """At step 34 of 40 it would have ended; it does so of 36 too, with the same learning rates on the way."""
+    worse_in_between(monkeypatch)
+    whole = loop.train(with_settings(small_config, "patience=1"), view, folder / "whole")
+    interrupt_at(monkeypatch, 25)
+    with pytest.raises(Interrupted):
+        loop.train(with_settings(small_config, "patience=1"), view, folder / "parts")
+    parts = loop.resume(view, folder / "parts", [], "36 steps")
+    rates = [[(one["step"], one["learning_rate"]) for one in records(run, "training")] for run in (whole, parts)]
+    assert rates[0][-1][0] == rates[1][-1][0] == 34
+    assert [rate for _, rate in rates[1]] == pytest.approx([rate for _, rate in rates[0]], rel=1e-9, abs=1e-12)
+
+
 def test_a_larger_budget_after_it_is_a_whole_one_again(small_config, view, folder, monkeypatch):
     worse_in_between(monkeypatch)
     run = loop.train(with_settings(small_config, "patience=1"), view, folder / "run")

@@ -184,6 +184,12 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signa
         ["cell=lstm", "num_layers=2", "dropout=0.3"],
         ["cell=lstm", "num_layers=2", "dropout=0.3", "weight_dropout=0.3", "averaging=0.1"],
         ["cell=gru", "partitioning=random", "dropout=0.2", "schedule=linear"],
+        [
+            "cell=lstm",
+            "partitioning=random",
+            "batch_size=8",
+            "seq_length=18",
+        ],  # step 17 ends an epoch, with fewer lanes
         ["cell=rnn", "engine=reference", "optimizer=sgd"],
         ["cell=lstm", "precision=bfloat16", "budget=3 epochs"],
         ["cell=gru", "precision=float64", "input=embedding", "embedding_size=7"],
@@ -314,6 +320,9 @@ def test_a_run_goes_on_in_another_precision_where_another_device_brings_one(smal
         )
         half.step(0.5)
         single.restore(half.full_checkpoint({}))
+        for restored, stored in zip(single.state, half.state, strict=True):
+            assert stored.any()
+            assert torch.equal(restored, stored.float())
         single.step(0.5)
         assert single.step_count == 2
 
@@ -345,6 +354,10 @@ def test_a_run_is_extended_by_a_larger_budget_and_says_what_the_schedule_does(sm
     run = loop.resume(view, folder / "run", ["evaluations=8"], "80 steps")
     assert checkpoint.load(run.last).metrics["step"] == 80
     assert "the learning rate now follows the new budget" in view.text()
+    later = [one for one in records(run, "training") if one["step"] > 40]
+    assert [one["learning_rate"] for one in later] == pytest.approx(
+        [learning_rate_at((one["step"] - 0.5) / 80, small_config.training) for one in later]
+    )
 
 
 def test_a_budget_smaller_than_what_is_spent_ends_the_run_with_a_word_and_a_larger_one_goes_on(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from charrnn.config import AUTO, RECIPE, Budget, Config, load_config
+from charrnn.errors import ConfigError
 from charrnn.text.dataset import load_dataset
 from charrnn.trained import TrainedModel
 from charrnn.training import checkpoint, loop, recipe
@@ -87,6 +88,22 @@ def test_the_choice_is_a_valid_configuration_for_any_budget_and_text(cell, budge
 def test_of_several_limits_the_first_to_be_reached_decides_how_often_the_text_is_read():
     once = chosen(budget="1h, 1 epochs")
     assert once["model.dropout"] == 0 < chosen(budget="1h")["model.dropout"]
+
+
+@pytest.mark.parametrize("budget", ["3 epochs", "1h, 3 epochs"])
+def test_windows_are_as_short_as_the_few_readings_want_them(budget):
+    found = chosen(budget=budget, characters=90_000)
+    assert (found["training.batch_size"], found["training.seq_length"]) == (32, 32)
+    assert chosen(budget="1h", characters=90_000)["training.seq_length"] > 32
+
+
+def test_the_learning_rate_never_begins_below_where_it_is_to_end():
+    assert chosen("final_learning_rate=0.01")["training.learning_rate"] > 0.01
+    assert chosen("final_learning_rate=0.2")["training.learning_rate"] == 0.2
+    assert chosen("final_learning_rate=0.2", "optimizer=sgd")["training.learning_rate"] == 1
+    for settings in (["learning_rate=0.1"], ["recipe=none"]):
+        with pytest.raises(ConfigError, match="final_learning_rate at most learning_rate"):
+            load_config(settings=["final_learning_rate=0.2", *settings])
 
 
 def test_auto_says_nothing_and_a_configuration_with_it_reads_back_to_itself(folder):

@@ -100,6 +100,16 @@ def test_the_live_view_shows_the_figures_and_takes_brackets_in_a_text_for_text()
         assert part in drawn
 
 
+def test_in_a_later_sitting_the_bar_claims_no_best_that_is_none():
+    stream = io.StringIO()
+    view = LiveView(Console(file=stream, force_terminal=True, width=200, color_system=None))
+    view.update(0.5, REPORT)
+    view.evaluated(7, 0.5, FOUND, False)
+    view.update(0.6, REPORT)
+    view.close()
+    assert "val 1.600 · " in stream.getvalue()
+
+
 def test_metrics_are_written_for_tensorboard_too(small_config, view, folder):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = loop.train(with_settings(small_config, "tensorboard=true"), view, folder / "run")

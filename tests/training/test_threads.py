@@ -24,9 +24,9 @@ class Machine:
     def set(self, count: int) -> None:
         self.count = count
 
-    def steps(self, chosen: Threads, number: int) -> None:
+    def steps(self, chosen: Threads, number: int, choosing: bool = True) -> None:
         for _ in range(number):
-            with chosen.for_a_step():
+            with chosen.for_a_step(choosing):
                 self.used.append(self.count)
                 self.now += self.seconds[self.count]
 
@@ -52,6 +52,16 @@ def test_the_fastest_number_takes_nearly_all_steps(monkeypatch, seconds, fastest
     assert chosen.count == fastest
     assert machine.share(fastest, 2000) > 0.95
     assert machine.count == fastest  # outside of steps too
+
+
+@pytest.mark.parametrize("after", [3000, 2 * threads._STEPS + 3])
+def test_where_there_is_no_choice_any_more_all_take_the_steps(after, monkeypatch):
+    """Even from amid a duel."""
+    machine, chosen = Machine(monkeypatch, {2: 1.0, 1: 0.6}), Threads(2)
+    machine.steps(chosen, after)
+    machine.steps(chosen, 10, choosing=False)
+    assert machine.share(2, 10) == 1
+    assert chosen.count == 2
 
 
 def test_what_is_fastest_may_change(monkeypatch):
