@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -212,7 +213,7 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _rename(temporary, path)
         _flush_folder(path.parent)
     except OSError as error:
         before = "; the earlier file of that name is untouched" if os.path.exists(path) else ""
@@ -231,13 +232,26 @@ def give_second_name(path: Path, name: Path) -> None:
     temporary = name.with_name(f".{name.name}.{os.getpid()}.tmp")
     try:
         os.link(path, temporary)
-        os.replace(temporary, name)
+        _rename(temporary, name)
         _flush_folder(name.parent)
     except OSError:
         write_whole(name, path.read_bytes())
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)  # POSIX leaves it where both are names of one file already
+
+
+_PATIENCE = (0.05, 0.2, 0.75) if os.name == "nt" else ()
+"""Seconds to wait before trying again to rename over a file that another program reads, which Windows refuses."""
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    for seconds in _PATIENCE:
+        with contextlib.suppress(PermissionError):
+            os.replace(temporary, path)
+            return
+        time.sleep(seconds)
+    os.replace(temporary, path)
 
 
 def _flush_folder(folder: Path) -> None:

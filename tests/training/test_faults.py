@@ -586,3 +586,27 @@ def test_a_run_resumed_by_a_process_of_more_threads_goes_on_and_says_so(small_co
     assert process.returncode == 0
     assert "it ran with 1 threads before, so it goes on, but no longer bit for bit" in messages
     assert checkpoint.load(Run(folder / "run").last).metrics["step"] == 50
+
+
+@pytest.mark.parametrize("refusals", [2, 3])
+def test_a_file_that_a_reader_holds_open_is_waited_for(refusals, tmp_path, monkeypatch):
+    """As Windows refuses to rename over one: twice it is put up with here."""
+    replace, tried = os.replace, []
+
+    def refused(temporary: Path, path: Path) -> None:
+        tried.append(path)
+        if len(tried) <= refusals:
+            raise PermissionError(13, "in use")
+        replace(temporary, path)
+
+    monkeypatch.setattr(runs, "_PATIENCE", (0.0, 0.0))
+    monkeypatch.setattr(os, "replace", refused)
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+    if refusals == 2:
+        runs.write_whole(path, b"after")
+        assert path.read_bytes() == b"after"
+    else:
+        with pytest.raises(CheckpointError, match="in use; the earlier file of that name is untouched"):
+            runs.write_whole(path, b"after")
+        assert path.read_bytes() == b"before"
