@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from enum import Enum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -147,7 +147,8 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
         except BrokenPipeError:
             raise
         except (OSError, MemoryError, RecursionError, RuntimeError) as error:
-            if _debug or (isinstance(error, RuntimeError) and "memory" not in str(error)):
+            known = not isinstance(error, RuntimeError) or isinstance(error, RecursionError) or "memory" in str(error)
+            if _debug or not known:
                 raise
             _die(f"{type(error).__name__}: {_first_line(error)} (charrnn --debug ... shows where)", 1)
 
@@ -165,8 +166,13 @@ def _print(name: object) -> None:
     """A line on stdout with a name in it, which on a terminal shall not take it over."""
     from charrnn.text.reading import shown
 
-    on_terminal = sys.stdout is not None and sys.stdout.isatty()
-    typer.echo(shown(str(name)) if on_terminal else name, color=True)  # else what looks like a colour is cut out
+    # Without `color`, what looks like a colour is cut out.
+    typer.echo(shown(str(name)) if _on_terminal(sys.stdout) else name, color=True)
+
+
+def _on_terminal(stream: TextIO | None) -> bool:
+    """Whether a person reads it; one that is closed (`>&-`) is None."""
+    return stream is not None and stream.isatty()
 
 
 def _die(message: str, code: int) -> NoReturn:
@@ -288,6 +294,8 @@ def sample(
         raise ConfigError(f"samples = {samples}: expected a whole number of 1 or more")
     beginning = _read_prefix(prefix_file) if prefix_file is not None else prefix or ""
     trained = _load(model, device, quantize)
+    if prefix_file is not None and trained.config.corpus.newlines == "normalise" and trained.vocabulary.level != "byte":
+        beginning = beginning.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")  # as it read its text
     from charrnn.sampling.choosing import Choosing
     from charrnn.text.vocabulary import utf8_of
 
@@ -307,7 +315,7 @@ def sample(
 
 
 def _read_prefix(name: str) -> str:
-    """A prefix exactly as it stands in a UTF-8 file or on stdin: no newline is added or taken away."""
+    """A prefix as it stands in a UTF-8 file or on stdin: no newline is added or taken away."""
     from charrnn.text.reading import shown
     from charrnn.waiting import told_if_slow
 
@@ -337,7 +345,7 @@ def _stdout() -> Iterator[Callable[[bytes], None]]:
     """A writer of UTF-8 to stdout: harmless and at once on a terminal, raw and buffered into a pipe or file."""
     if sys.stdout is None:
         raise ConfigError("standard output is closed, so nothing can be printed")
-    if not sys.stdout.isatty():
+    if not _on_terminal(sys.stdout):
 
         def write_raw(piece: bytes) -> None:
             sys.stdout.buffer.write(piece)
@@ -356,7 +364,7 @@ def _stdout() -> Iterator[Callable[[bytes], None]]:
         sys.stdout.flush()
 
     yield write
-    sys.stdout.write("\n")
+    sys.stdout.write(harmless(decoder.decode(b"", final=True)) + "\n")
 
 
 @app.command()
@@ -428,7 +436,7 @@ def _adaptation(wanted: bool, rate: float | None, decay: float | None) -> Any:
         return False
     from charrnn.training.dynamic import Adaptation
 
-    if sys.stderr.isatty():
+    if _on_terminal(sys.stderr):
         typer.echo("dynamic evaluation adapts the weights every few characters: a long text takes minutes", err=True)
     return Adaptation(**given)
 
@@ -566,14 +574,15 @@ def bench(
     """
     from charrnn.bench import cases, machine, measuring, report
     from charrnn.config import load_config
-    from charrnn.training.placement import choose_device
+    from charrnn.training.placement import choose_device, refuse_float64
 
     cases.checked_seconds(seconds)
     base = load_config(config, settings or (), {"training.device": device})
     symbols = cases.made_up_vocabulary(vocabulary, base.corpus.level)
     chosen = [cases.Case(base, symbols)] if config or settings else cases.grid(base, symbols)
     place = choose_device(base.training.device)
-    found: dict[str, Any] = {"machine": machine.description(place), "cases": []}
+    refuse_float64(place, base.training.precision == "float64")
+    found: dict[str, Any] = {"machine": machine.description(place, base.training.threads), "cases": []}
     if not as_json:
         typer.echo(report.machine_line(found["machine"]))
     for case in chosen:
@@ -587,7 +596,7 @@ def bench(
 
 def _print_table(table: "Table") -> None:
     """Drawn by Rich on a terminal, else in plain aligned lines."""
-    if not sys.stdout.isatty():
+    if not _on_terminal(sys.stdout):
         typer.echo(f"\n{table.aligned()}")
         return
     from rich import box
@@ -621,8 +630,13 @@ def show_config(
         raise ConfigError("--schema is the same for every configuration; it goes without --config and --set")
     if schema:
         typer.echo(json.dumps(json_schema(), indent=2))
-    else:
-        typer.echo(load_config(config, settings or ()).to_yaml(), nl=False)
+        return
+    text = load_config(config, settings or ()).to_yaml()
+    if sys.stdout is None or _on_terminal(sys.stdout):
+        typer.echo(text, nl=False)
+    else:  # a configuration is UTF-8, whatever the locale's encoding is
+        sys.stdout.buffer.write(text.encode("utf-8"))
+        sys.stdout.buffer.flush()
 
 
 @corpora_app.command("list")
@@ -645,7 +659,7 @@ def fetch(name: Annotated[str, typer.Argument(help="A named corpus; see `charrnn
     """Download a named corpus into data/ if there is such a folder, else into your cache; print where it is."""
     from charrnn.text import corpora
 
-    path = corpora.fetch(name, progress=sys.stderr.isatty())
+    path = corpora.fetch(name, progress=_on_terminal(sys.stderr))
     typer.echo(corpora.provenance(name), err=True)
     _print(path)
 

@@ -382,6 +382,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
+            if node.tag == "tag:yaml.org,2002:int" and re.search(r"^[-+]?0[0-9_]+$|:", node.value):
+                raise ValueError("to YAML of base 8, or 60")  # 010 would be 8, and 1:30 90
             return super().construct_object(node, deep=deep)
         # What PyYAML's own constructors let through for such as 2001-99-99, 0x_ and !!bool maybe.
         except (ValueError, LookupError, AttributeError, OverflowError):
@@ -406,6 +408,14 @@ for _either in (_Loader, _Dumper):
     _either.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d+\Z"), list("-+0123456789.")
     )
+
+_QUOTES = {
+    "mapping values": "; a text with a colon in it needs quotes",
+    "sequence entries": "; - alone needs quotes",
+    "expected alphabetic": "; what begins with * or & needs quotes",
+    "aliases": "; what begins with * needs quotes",
+}
+"""What to do about some of PyYAML's complaints."""
 
 _UNREADABLE = (yaml.YAMLError, RecursionError, ValueError, OverflowError)
 """What PyYAML raises for a text that is no YAML."""
@@ -455,7 +465,7 @@ def _parse_yaml(text: str, name: str) -> _Settings:
         mark = error.problem_mark or error.context_mark
         place = f"{name}:{mark.line + 1}" if mark else name
         said = error.problem or error.context
-        advice = "; a text with a colon in it needs quotes" if "mapping values" in str(said) else ""
+        advice = next((text for what, text in _QUOTES.items() if what in str(said)), "")
         raise ConfigError(f"{place}: not valid YAML: {said}{advice}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -519,6 +529,10 @@ def _full_key(text: str) -> Key:
     return matches[0] if matches else key
 
 
+_TEXTS = {("corpus", "source"), ("training", "sample_prefix")}
+"""Keys that take any text."""
+
+
 def _parse_setting(setting: str) -> _Settings:
     key_text, equals, value_text = setting.partition("=")
     if not equals or not key_text.strip():
@@ -527,6 +541,8 @@ def _parse_setting(setting: str) -> _Settings:
     value = _parse_value(value_text)
     if key in _KEYS and isinstance(value, dict) and not value_text.lstrip().startswith("{"):
         value = value_text  # no option is a mapping: a text with a colon in it
+    if key in _TEXTS and isinstance(value, str) and value_text.lstrip()[:1] not in tuple("\"'|>!&"):
+        value = value_text  # with the spaces at its ends, and what follows a #
     names = value if isinstance(value, dict) else ()
     return _Settings(_nested(key, value), {key: place, **{(*key, str(name)): place for name in names}})
 

@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -66,7 +66,8 @@ class TrainedModel:
         ConfigError where they cannot be had. "auto" takes them where that is faster and they move the loss of
         the run's own validation text by less than QUANTIZATION_TOLERANCE.
         """
-        place = choose_device(device)
+        _require("quantize", quantize, get_args(Quantize))
+        place = choose_device(str(device))
         found = find_checkpoint(path)
         stored = checkpoint.load(found)
         refuse_float64(place, stored.config.training.precision == "float64")
@@ -187,6 +188,7 @@ class TrainedModel:
             raise ConfigError(f"length = {length}: expected a whole number of 0 or more")
         if not 0 <= seed < 2**63:
             raise ConfigError(f"seed = {seed}: expected a whole number from 0 to 2**63 - 1")
+        _require("on_unknown", on_unknown, get_args(OnUnknown))
         prompt = self.vocabulary.encode(prefix, on_unknown, what="prefix")
         return generate(self.network, self.vocabulary, prompt, length, how, seed, lanes, self.quantized)
 
@@ -226,6 +228,7 @@ class TrainedModel:
         Of the validation split the temperature suits the very text it was chosen by. Raises TextError if that text is
         gone or is no longer the same.
         """
+        _require("split", split, get_args(SplitName))
         protocols = self._protocols(lanes, window, dynamic, tune_temperature)
         own = self._own_text(split)
         return self._evaluate_ids(own.split(split), lanes, own.predicted_bytes[split], protocols, own)
@@ -269,3 +272,9 @@ class TrainedModel:
         beside = protocols.found(self.network, ids, lanes, own)
         found = evaluate(self.network, self.vocabulary, ids, lanes=lanes, num_bytes=num_bytes, quantized=self.quantized)
         return replace(found, **beside)
+
+
+def _require(name: str, value: object, choices: tuple[object, ...]) -> None:
+    """What a type checker would say, for those who use none."""
+    if value not in choices:
+        raise ConfigError(f"{name} = {value!r}: expected one of {', '.join(map(str, choices))}")

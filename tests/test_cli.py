@@ -1,5 +1,6 @@
 """The commands, as a person or a script uses them."""
 
+import io
 import json
 import os
 import signal
@@ -250,6 +251,42 @@ def test_the_prefix_comes_from_a_file_or_from_standard_input_as_it_is(trained, t
     from_file = sample(trained, "--prefix-file", str(path), "--seed", "1", "-n", "9").stdout
     assert from_file.startswith("deux\n")
     assert sample(trained, "--prefix-file", "-", "--seed", "1", "-n", "9", input=b"deux\n").stdout == from_file
+
+
+def test_a_prefix_from_a_file_is_read_as_the_training_text_was(trained, tmp_path):
+    path = tmp_path / "prefix.txt"
+    path.write_bytes(b"\xef\xbb\xbfdeux\r\nUn\r")
+    done = sample(trained, "--prefix-file", str(path), "-n", "0")
+    assert done.stdout == "deux\nUn\n"
+
+
+def test_a_configuration_is_printed_in_utf_8_whatever_the_locale(folder):
+    command = [sys.executable, "-m", "charrnn", "config", "--set", "sample_prefix=Größe Я"]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    printed = subprocess.run(command, capture_output=True, env=environment, timeout=120, check=True).stdout
+    Path("c.yaml").write_bytes(printed)
+    assert load_config("c.yaml").training.sample_prefix == "Größe Я"
+
+
+class Terminal(io.StringIO):
+    """As far as a writer can tell."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_half_a_character_at_the_end_is_shown_on_a_terminal(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    with cli._stdout() as write:
+        write(b"a\xc3")
+        write(b"\xa4\xc3")
+    assert sys.stdout.getvalue() == "aä\N{REPLACEMENT CHARACTER}\n"
+
+
+def test_no_terminal_is_seen_where_a_stream_is_closed():
+    assert not cli._on_terminal(None)
+    assert cli._on_terminal(Terminal())
+    assert not cli._on_terminal(io.StringIO())
 
 
 def test_an_empty_prefix_is_allowed(trained):

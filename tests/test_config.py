@@ -153,6 +153,23 @@ def test_options_that_have_an_effect_are_not_refused_beside_those_that_have_none
     load_config(settings=["betas=[0.5, 0.9]", "schedule=linear", "final_learning_rate=1e-4", "min_count=3"])
 
 
+def test_a_free_text_of_set_keeps_what_yaml_would_cut():
+    for text in ("Chapter 1 # intro", "Once ", " x"):
+        assert load_config(settings=[f"sample_prefix={text}"]).training.sample_prefix == text
+    assert load_config(settings=["sample_prefix='it''s'"]).training.sample_prefix == "it's"
+    assert load_config(settings=["source=[a, b]"]).corpus.sources == ("a", "b")
+    assert load_config(settings=["cell= gru "]).model.cell == "gru"
+
+
+def test_numbers_of_set_with_zeros_before_them_are_the_numbers_they_look_like():
+    assert [load_config(settings=[f"seed={text}"]).training.seed for text in ("010", "08", "0", "0x10")] == [
+        10,
+        8,
+        0,
+        16,
+    ]
+
+
 def test_a_lone_hyphen_of_set_is_standard_input():
     assert load_config(settings=["source=-"]).corpus.sources == ["-"]
 
@@ -324,6 +341,13 @@ def test_set_knows_every_option_by_its_full_name_and_by_its_own(here):
         ("corpus: {}\n\tmodel: {}", "c.yaml:2: not valid YAML: found character '\\t' that cannot start any token"),
         ("model:\n  cell: rnn\n hidden_size: 3", "c.yaml:3: not valid YAML: expected <block end>"),
         ("corpus:\n  source: -", "c.yaml:2: not valid YAML: sequence entries are not allowed here"),
+        (
+            "model:\n  hidden_size: 0100",
+            "c.yaml:2: not valid YAML: '0100' is not a valid int; quote it if it is a text",
+        ),
+        ("training:\n  budget: 1:30", "c.yaml:2: not valid YAML: '1:30' is not a valid int; quote it if it is a text"),
+        ("corpus:\n  source: -", "sequence entries are not allowed here; - alone needs quotes"),
+        ("corpus:\n  source: *.txt", "but found '.'; what begins with * or & needs quotes"),
         ("model:\n  hidden_size: 0x_", "c.yaml:2: not valid YAML: '0x_' is not a valid int; quote it if it is a text"),
         ("corpus:\n  source: 2001-99-99", "c.yaml:2: not valid YAML: '2001-99-99' is not a valid timestamp; quote it"),
         ("model:\n  cell: !!bool maybe", "c.yaml:2: not valid YAML: 'maybe' is not a valid bool"),

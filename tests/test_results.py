@@ -85,11 +85,25 @@ def test_the_readmes_figures_of_sampling_are_those_of_the_results():
 
 
 def test_the_readmes_figures_of_speed_are_those_of_the_results():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    readme, checked = (ROOT / "README.md").read_text(encoding="utf-8"), 0
     for line in (RESULTS / "bench.jsonl").read_text(encoding="utf-8").splitlines():
         result = json.loads(line)
         assert result["command"].startswith("charrnn bench --json --seconds ")
         assert re.fullmatch(r"[0-9a-f]{7,}", result["commit"])
         (case,) = result["cases"]
-        speeds = {one["name"]: one["chars_per_second"] for one in case["training"]}
-        assert f"{speeds['charrnn compiled, float32']:,.0f}" in readme
+        found = {one["name"]: one for one in case["training"]}
+        ours, torchs = (found[f"charrnn {engine}, float32"] for engine in ("compiled", "torch"))
+        speed = f"{ours['chars_per_second']:,.0f}"
+        assert speed in readme
+        rows = [row for row in readme.splitlines() if row.startswith("|") and f" | {speed} | " in row]
+        if not rows:  # the textbook's, which stand in a sentence
+            continue
+        shown = [cell.strip() for cell in rows[0].strip("|").split("|")][2:]
+        ratio = ours["chars_per_second"] / torchs["chars_per_second"]
+        figures = [f"{ours['ratio_to_plain']:.2f}", f"{ratio:.2f}"]
+        each, share = ours["ratio_to_call_per_character"], ours["fraction_of_large_gemm"]
+        assert shown[:2] == figures
+        assert shown[2] in ("", "" if each is None else f"{each:.1f}")
+        assert shown[3] in ("", f"{share:.0%}".replace("%", " %"))
+        checked += 1
+    assert checked == 10

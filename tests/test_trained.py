@@ -3,6 +3,7 @@
 import re
 
 import pytest
+import torch
 
 import charrnn
 from charrnn import trained
@@ -101,6 +102,17 @@ def test_a_byte_model_reads_and_writes_any_text(small_config, view, folder):
     assert len(b"".join(model.stream_bytes("Ω", 30, None, 1))) == 30
     assert "".join(model.stream("Ω unseen €", 30, seed=1)) == text.removeprefix("Ω unseen €")
     assert model.evaluate("Ω€").characters == 4
+
+
+def test_choices_that_there_are_not_are_refused(model):
+    for call, message in (
+        (lambda: charrnn.load(model.path, quantize="INT8"), "quantize = 'INT8': expected one of none, int8, auto"),
+        (lambda: model.sample("é", on_unknown="ignore"), "on_unknown = 'ignore': expected one of error, skip, replace"),
+        (lambda: model.evaluate_split("valid"), "split = 'valid': expected one of training, validation, test"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            call()
+    assert charrnn.load(model.path, device=torch.device("cpu")).sample("3", 5, seed=1) == model.sample("3", 5, seed=1)
 
 
 needs_int8 = pytest.mark.skipif(not (can_quantize() or can_code()), reason="no fast products of int8 here")

@@ -6,6 +6,7 @@ which no plain PyTorch program does, and which would change its speed in the sam
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
@@ -67,12 +68,13 @@ def _serve(
     make: Callable[..., Mapping[str, Callable[[], object]]],
     arguments: tuple[Any, ...],
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is answered by whoever holds the other end
     torch.set_num_threads(threads)
     steps = make(*arguments)
     while True:
         try:
             name = connection.recv()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
         try:
             if name:

@@ -121,14 +121,15 @@ def synchroniser(device: torch.device) -> Callable[[], None]:
     return lambda: None
 
 
-def description(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on and with."""
+def description(device: torch.device, threads: int | None = None) -> dict[str, Any]:
+    """What the figures were measured on and with. threads: at most so many were used."""
+    every = torch.get_num_threads()
     return {
         "device": str(device),
         "cpu": _cpu_name(),
         "cpu_count": os.cpu_count(),
         "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "threads": torch.get_num_threads(),
+        "threads": every if threads is None else min(threads, every),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "system": platform.system(),

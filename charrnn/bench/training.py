@@ -115,7 +115,7 @@ def plain_steps(case: Case, dataset: Dataset, device: torch.device) -> dict[str,
         return PlainTraining(network, window_loss, case, dataset, device, autocast)
 
     each = PerCharacterNetwork(case.config.model, case.vocabulary.size)
-    per_character = PlainTraining(each, per_character_loss, case, dataset, device, clip_norm=None)
+    per_character = PlainTraining(each, per_character_loss, case, dataset, device, clips=False)
     return {
         PLAIN: whole_windows(None).step,
         AUTOCAST: whole_windows(torch.bfloat16).step,
@@ -156,7 +156,7 @@ def own_step(
 
 @dataclass
 class PlainTraining:
-    """A training step as one writes it with torch.nn: loss, backward, clip, Adam; the state carried and detached."""
+    """A training step as one writes it with torch.nn: loss, backward, clip, optimizer; the state carried, detached."""
 
     network: nn.Module
     loss: Callable[..., Any]
@@ -164,12 +164,14 @@ class PlainTraining:
     dataset: Dataset
     device: torch.device
     autocast: torch.dtype | None = None
-    clip_norm: float | None = 1.0
+    clips: bool = True
+    """As the configuration says; char-rnn.pytorch does not clip."""
     state: PlainState = None
 
     def __post_init__(self) -> None:
         self.network.to(self.device).train()
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=_LEARNING_RATE)
+        kind = {"adamw": torch.optim.Adam, "sgd": torch.optim.SGD}[self.case.config.training.optimizer]
+        self.optimizer = kind(self.network.parameters(), lr=_LEARNING_RATE)
         self._windows = windows(self.case, self.dataset, self.device)
 
     def step(self) -> Tensor:
@@ -179,8 +181,9 @@ class PlainTraining:
             loss, state = self.loss(self.network, inputs_TB, targets_TB, self.state)
         self.optimizer.zero_grad()
         loss.backward()
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.clip_norm)
+        clip_norm = self.case.config.training.clip_norm
+        if self.clips and clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), clip_norm)
         self.optimizer.step()
         self.state = without_graph(state)
         return loss.detach()  # type: ignore[no-any-return]

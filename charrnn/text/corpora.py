@@ -362,8 +362,8 @@ def _retrieve(corpus: Corpus, path: Path, url: str, place: str, progress: bool) 
                 processor=pooch.Unzip(members=[corpus.member]) if corpus.member else None,
                 downloader=pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 16),
             )
-    # OSError takes in requests' exceptions; the others are a damaged address or zip.
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    # OSError takes in requests' exceptions; the others are a damaged address or zip, or one of a kind not known here.
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise TextError(_by_hand(corpus, path, url, str(error))) from error
     if not corpus.member:
         return Path(got)

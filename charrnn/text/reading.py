@@ -414,8 +414,8 @@ def _walk(top: str) -> Iterator[tuple[str, dict[str, list[str]]]]:
             continue
         visited.add(real)
         names = _names_in(folder)
-        if set(names["file"]) >= _RUN_FILES:
-            continue  # a run of ours: what it says of a text is no part of the text
+        if set(names["file"]) >= _RUN_FILES or ("grid.json" in names["file"] and "configs" in names["folder"]):
+            continue  # a run or a grid of ours: what it says of a text is no part of the text
         yield folder, names
         # Sorted, so that of two names of one folder every machine takes the same.
         waiting += [os.path.join(folder, name) for name in sorted(names["folder"], reverse=True)]

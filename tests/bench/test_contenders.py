@@ -270,7 +270,9 @@ def test_reading_passes_over_every_byte():
 def test_the_machine_is_described():
     found = description(CPU)
     assert found["torch"] == torch.__version__
-    assert found["threads"] == torch.get_num_threads()
+    assert found["threads"] == torch.get_num_threads() == 1
+    torch.set_num_threads(2)
+    assert [description(CPU, threads)["threads"] for threads in (None, 1, 3)] == [2, 1, 2]
     assert found["cpu"]
     assert found["gpu"] is None
     synchroniser(CPU)()

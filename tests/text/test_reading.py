@@ -274,6 +274,10 @@ def test_a_run_in_a_folder_is_no_part_of_its_text(folder: Path) -> None:
     run.mkdir(parents=True)
     for name in ("config.yaml", "metrics.jsonl", "best.safetensors"):
         (run / name).write_bytes(b"\xff")
+    grid = folder / "runs" / "grid"
+    (grid / "configs").mkdir(parents=True)
+    for name in ("grid.json", "grid.png", "configs/a.yaml"):
+        (grid / name).write_bytes(b"\xff")
     assert read_paths(["."]).content == "one\n"
     assert read_paths(["**/*"]).content == "one\n"
 
