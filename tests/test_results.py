@@ -65,8 +65,8 @@ def test_the_readmes_figures_of_the_textbooks_run_are_those_of_the_results():
     first = [next(epoch for epoch, one in enumerate(by_epoch, 1) if one < limit) for limit in (1.3, 1.05)]
     for_good = max(epoch for epoch, one in enumerate(by_epoch, 2) if one >= 1.05)
     assert (
-        f"below 1.3 at epoch {first[0]}, below 1.05 at epoch {first[1]}, after one jump again from epoch {for_good} on, "
-        f"and {by_epoch[-1]} at epoch {len(by_epoch)}"
+        f"below 1.3 at epoch {first[0]}, below 1.05 at epoch {first[1]}, after one jump again from epoch {for_good} "
+        f"on, and {by_epoch[-1]} at epoch {len(by_epoch)}"
     ) in readme
 
 
