@@ -62,18 +62,13 @@ def test_the_runs_that_the_recipe_is_fitted_to_are_of_settings_that_exist():
 def test_the_table_of_the_grid_is_that_of_its_runs():
     readme = (RESULTS / "README.md").read_text(encoding="utf-8")
     runs = json.loads((RESULTS / "grid.json").read_text(encoding="utf-8"))["runs"]
-    assert len(runs) == 36
-    order = ("hidden_size", "cell", "num_layers")
-    runs.sort(
-        key=lambda run: [
-            ["rnn", "gru", "lstm"].index(one) if isinstance(one, str) else one
-            for one in (run["values"][f"model.{key}"] for key in order)
-        ]
-    )
-    for start in range(0, 36, 9):
-        row = runs[start : start + 9]
-        cells = " | ".join(f"{run['nats_per_char']:.3f}" for run in row)
-        assert f"| {row[0]['values']['model.hidden_size']} units | {cells} |" in readme
+    found = {tuple(run["values"].values()): run["nats_per_char"] for run in runs}
+    assert len(found) == 36
+    for units in (64, 128, 256, 512):
+        cells = " | ".join(
+            f"{found[cell, layers, units]:.3f}" for cell in ("rnn", "gru", "lstm") for layers in (1, 2, 3)
+        )
+        assert f"| {units} units | {cells} |" in readme
 
 
 def test_the_readmes_figures_of_the_textbooks_run_are_those_of_the_results():
