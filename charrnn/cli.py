@@ -381,8 +381,7 @@ def evaluate(
         int, typer.Option(help="1 reads the text as one stream; up to 64 are faster and differ in the fifth digit.")
     ] = 1,
     window: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Also in windows of N steps, each from zero state."),
+        int | None, typer.Option(metavar="N", help="Also in windows of N steps, each from zero state.")
     ] = None,
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Also with weights that learn from the text after predicting it.")

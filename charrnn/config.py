@@ -377,7 +377,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not supported", problem_mark=mark)
+            problem = "aliases (*name) are not supported; what begins with * needs quotes"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
         return super().compose_node(parent, index)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
@@ -413,7 +414,6 @@ _QUOTES = {
     "mapping values": "; a text with a colon in it needs quotes",
     "sequence entries": "; - alone needs quotes",
     "expected alphabetic": "; what begins with * or & needs quotes",
-    "aliases": "; what begins with * needs quotes",
 }
 """What to do about some of PyYAML's complaints."""
 
