@@ -56,6 +56,7 @@ def test_every_command_of_the_readme_runs_in_the_order_in_which_it_stands(folder
     monkeypatch.setattr("charrnn.training.recipe._measured_speed", lambda *arguments: 1e9)
     shutil.copytree(ROOT / "configs", "configs")
     Path("my.txt").write_text(TEXT, encoding="utf-8")
+    Path("opening.txt").write_text(TEXT[:50], encoding="utf-8")
     assert len(commands()) > 15
     for command in commands():
         done = CliRunner().invoke(cli.app, quickened(command))

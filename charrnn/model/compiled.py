@@ -53,7 +53,9 @@ class _Layer(torch.autograd.Function):
         (T, B), H = x.shape[:2], w_hh.shape[1]
         H_TBH = kernels.rows(w_hh, T + 1, B, H)
         H_TBH[0] = before[0]
-        C_BH = before[1].to(w_hh.dtype).clone(memory_format=torch.contiguous_format) if cell.name == "lstm" else None
+        C_BH = None
+        if cell.name == "lstm":
+            C_BH = before[1].to(w_hh.dtype).expand(B, H).clone(memory_format=torch.contiguous_format)
         kept = kernels.kept(w_hh, cell, T, B, H) if with_gradient else None
         bias_K, b_n = biases(cell, b_ih, b_hh)
         ids_TB = _ids(x, w_ih.shape[1])

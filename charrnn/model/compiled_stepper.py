@@ -65,7 +65,8 @@ class CompiledStepper:
         self._logits_BV = weight.new_empty(lanes, V)
         states_2LBH = weight.new_zeros(2, L, lanes, kernels.row_of(H))
         states_2LBH[0, ..., :H] = state[0].detach()
-        codes_2LBH = torch.zeros(2, L, lanes, _TOGETHER * kernels.row_of(-(-H // _TOGETHER)), dtype=torch.uint8)
+        row = _TOGETHER * kernels.row_of(-(-H // _TOGETHER))
+        codes_2LBH = weight.new_zeros(2, L, lanes, row, dtype=torch.uint8)
         if quantized:
             encoded(states_2LBH[0, ..., :H], into=codes_2LBH[0, ..., :H])
         self._network = _Network(

@@ -8,6 +8,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -27,7 +28,8 @@ from charrnn.waiting import told_if_slow
 
 _HEADERS, _SOURCES = ("vectors.h", "products.h"), ("kernels.c", "steps.c")
 
-_FLAGS = ("-O3", "-fno-math-errno", "-shared", "-fPIC")
+_FLAGS = ("-O3", "-fno-fast-math", "-fno-math-errno", "-shared", "-fPIC")
+"""-fno-fast-math: vectors.h adds what such mathematics would take away again, and some compilers, or CC, ask for it."""
 
 _TOOLS_OF_MACOS = ("/Library/Developer/CommandLineTools", "/Applications/Xcode.app")
 
@@ -73,7 +75,7 @@ class Kernels:
         assert logits_NV.is_contiguous()
         assert targets_N.dtype == torch.int64
         (N, V), targets_N = logits_NV.shape, targets_N.contiguous()
-        nats_N = torch.empty(N, dtype=torch.float64)
+        nats_N = logits_NV.new_empty(N, dtype=torch.float64)
         places = (targets_N.data_ptr(), ignored, with_gradient, logits_NV.data_ptr(), nats_N.data_ptr())
         if self._library.cross_entropy(torch.get_num_threads(), N, V, *places):
             least, most = targets_N.min(), targets_N.max()
@@ -177,36 +179,64 @@ def _variants() -> list[tuple[str, ...]]:
 def _made(compiler: tuple[str, ...], flags: tuple[str, ...]) -> Kernels | str:
     """The kernels, or what the compiler or the loader said in their place."""
     try:
-        try:
-            return Kernels(_library(compiler, flags, _cache()))
-        except OSError:  # such as of a home folder that holds no programs
-            return Kernels(_library(compiler, flags, _passing_folder()))
+        return _loaded(_library(compiler, flags, _cache()))
     except (OSError, AttributeError, subprocess.CalledProcessError) as error:
         said: str = getattr(error, "stderr", None) or str(error)
         return next((line for line in said.splitlines() if "error" in line), said.strip() or type(error).__name__)
 
 
-def _library(compiler: tuple[str, ...], flags: tuple[str, ...], cache: Path) -> Path:
-    """The compiled kernels, from the cache if they are in there.
+def _loaded(library: Path) -> Kernels:
+    try:
+        return Kernels(library)
+    except OSError:  # such as of a home folder that holds no programs
+        elsewhere = _passing_folder() / library.name
+        if elsewhere == library:
+            raise
+        return Kernels(Path(shutil.copyfile(library, elsewhere)))
+
+
+def _library(compiler: tuple[str, ...], flags: tuple[str, ...], cache: Path | None) -> Path:
+    """The compiled kernels, from the cache if they are in there, else put into it if there is one.
 
     They are told apart by their source, the options and all that the compiler defines for this machine, so that a home
     folder that several machines share holds one for each. A name ends in the file's own checksum, for to load a damaged
     one may end the process.
     """
     defined = _said([*compiler, *flags, "-dM", "-E", "-x", "c", os.devnull])
+    flags = (*flags, *_flags_of(defined))
     sources = [path.read_bytes() for path in _files(*_HEADERS, *_SOURCES)]
     name = f"kernels-{_checksum(*compiler[1:], *flags, defined, *sources)}"
-    for path in cache.glob(f"{name}-*.so"):
+    for path in cache.glob(f"{name}-*.so") if cache else ():
         if path.stem == f"{name}-{_checksum(path.read_bytes())}":
             return path
         path.unlink(missing_ok=True)
-    with (
-        tempfile.TemporaryDirectory(dir=cache) as folder,
-        told_if_slow("compiling the kernels for this CPU, which is done once"),
-    ):
-        unfinished = Path(folder) / "kernels.so"
-        _said([*compiler, *flags, "-o", str(unfinished), "-x", "c", *map(str, _files(*_SOURCES)), "-lm"])
-        return unfinished.replace(cache / f"{name}-{_checksum(unfinished.read_bytes())}.so")
+    once = "which is done once" if cache else "for this process alone, since ~/.cache cannot hold them"
+    with told_if_slow(f"compiling the kernels for this CPU, {once}"):
+        built = _passing_folder() / f"{name}.so"
+        _said([*compiler, *flags, "-o", str(built), "-x", "c", *map(str, _files(*_SOURCES)), "-lm"])
+    built = built.replace(built.with_stem(f"{name}-{_checksum(built.read_bytes())}"))
+    return _kept(built, cache) if cache else built
+
+
+def _flags_of(defined: str) -> tuple[str, ...]:
+    """Options that one compiler needs and others do not know, by what it defines."""
+    if "__INTEL_LLVM_COMPILER" in defined:
+        return ("-fp-model=precise",)
+    gcc = re.search(r"#define __GNUC__ (\d+)", defined)
+    if gcc and int(gcc[1]) >= 8 and "__clang__" not in defined:
+        # For some CPUs GCC rounds a product before it is added where one sum is held, and not where several are: then a
+        # text drawn alone would differ from the same one among others.
+        return ("--param=avoid-fma-max-bits=0",)
+    return ()
+
+
+def _kept(built: Path, cache: Path) -> Path:
+    """Where the library lies in the cache, or where it was built if there is no room."""
+    try:
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            return Path(shutil.copyfile(built, Path(folder) / built.name)).replace(cache / built.name)
+    except OSError:
+        return built
 
 
 def _files(*names: str) -> list[Path]:
@@ -233,8 +263,8 @@ def _said(command: list[str]) -> str:
     ).stdout
 
 
-def _cache() -> Path:
-    """A folder that nobody else can put libraries into: one of the user's cache, or where there is none a passing one.
+def _cache() -> Path | None:
+    """A folder of the user's cache that nobody else can put libraries into, if there is one.
 
     Not the one that corpora are fetched into, which others may be allowed to share.
     """
@@ -247,7 +277,7 @@ def _cache() -> Path:
             return folder
     except (OSError, RuntimeError):  # RuntimeError: nobody's home
         pass
-    return _passing_folder()
+    return None
 
 
 @lru_cache(maxsize=1)

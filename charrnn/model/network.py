@@ -12,7 +12,8 @@ from charrnn.model.cells import Cell, State, Weights
 from charrnn.model.compiling import kernels_for
 from charrnn.model.dropout import dropout
 from charrnn.model.engines import ENGINES, Execution
-from charrnn.model.readout import cross_entropy_sum
+from charrnn.model.readout import cross_entropy_sum, logits
+from charrnn.text.minibatches import IGNORE
 
 INPUT_STD = 1.0
 """Of the first layer's input weights. A one-hot row picks one column of W_xh, which alone has to tell the character,
@@ -86,8 +87,7 @@ class CharRNN(nn.Module):
         torch's global random state.
         """
         H_TBH, state = self.hidden(ids_TB, state, execution)
-        weight, bias = self.readout.weight, self.readout.bias
-        return functional.linear(H_TBH, weight.to(H_TBH.dtype), bias.to(H_TBH.dtype)).to(weight.dtype), state
+        return logits(H_TBH, self.readout.weight, self.readout.bias), state
 
     def loss(
         self, ids_TB: Tensor, targets_TB: Tensor, state: State | None = None, execution: Execution | None = None
@@ -99,8 +99,8 @@ class CharRNN(nn.Module):
         H_TBH, state = self.hidden(ids_TB, state, execution)
         weight, bias = self.readout.weight, self.readout.bias
         in_c = execution is not None and execution.engine == "compiled"
-        how = (torch.is_grad_enabled(), kernels_for(weight.dtype, weight.device) if in_c else None)
-        return cross_entropy_sum(H_TBH.flatten(0, 1), weight, bias, targets_TB.flatten(), *how), state
+        kernels = kernels_for(weight.dtype, weight.device) if in_c else None
+        return cross_entropy_sum(H_TBH.flatten(0, 1), weight, bias, targets_TB.flatten(), kernels), state
 
     def hidden(self, ids_TB: Tensor, state: State | None, execution: Execution | None) -> tuple[Tensor, State]:
         """H_TBH of the last layer, in the execution's precision, and the state after the ids."""
@@ -163,7 +163,8 @@ class CharRNN(nn.Module):
 
 def loss_sum(logits_TBV: Tensor, targets_TB: Tensor) -> Tensor:
     """Nats summed over the targets that are not IGNORE: -log softmax(O)[target], the book's cross-entropy (9.3)."""
-    return functional.cross_entropy(logits_TBV.flatten(0, 1), targets_TB.flatten(), reduction="sum")
+    logits_NV, targets_N = logits_TBV.flatten(0, 1), targets_TB.flatten()
+    return functional.cross_entropy(logits_NV, targets_N, ignore_index=IGNORE, reduction="sum")
 
 
 def detached(state: State) -> State:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from charrnn.model.compiling import Kernels
 from charrnn.text.minibatches import IGNORE
 
-_BLOCK = 2**21
+BLOCK = 2**21
 """Logits of a block, 8 MB in float32, which a cache may still hold. A text of 66 characters has all of a window in one.
 
 On 2 Ice Lake cores by blocks of 2^18, 2^19, 2^20, 2^21, 2^22 logits, ms: 1,120 rows of 256 units, 2,614 characters 27,
@@ -28,17 +28,22 @@ def cross_entropy_sum(
     weight_VH: Tensor,
     bias_V: Tensor,
     targets_N: Tensor,
-    with_gradient: bool,
     kernels: Kernels | None = None,
 ) -> Tensor:
     """Nats summed over the targets that are not IGNORE, in the weights' precision; products in that of H_NH.
 
-    with_gradient: whether the gradient is wanted too, which is made on the way. kernels: those for the weights'
-    precision, if the softmax is to be taken by them.
+    The gradient, if any is wanted, is made on the way. kernels: those for the weights' precision, if the softmax is to
+    be taken by them.
     """
-    how = (with_gradient, kernels)
-    nats: Tensor = _CrossEntropy.apply(H_NH, weight_VH, bias_V, targets_N, *how)  # type: ignore[no-untyped-call]
+    operands = (H_NH, weight_VH, bias_V)
+    with_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in operands)
+    nats: Tensor = _CrossEntropy.apply(*operands, targets_N, with_gradient, kernels)  # type: ignore[no-untyped-call]
     return nats
+
+
+def logits(H: Tensor, weight_VH: Tensor, bias_V: Tensor) -> Tensor:
+    """O = H W_hq + b_q (10.3.2), (..., V) of (..., H): the product in H's precision, the result in the weights'."""
+    return functional.linear(H, weight_VH.to(H.dtype), bias_V.to(H.dtype)).to(weight_VH.dtype)
 
 
 def sharpness_derivatives(
@@ -52,7 +57,7 @@ def sharpness_derivatives(
     counted_N = targets_N != IGNORE
     H_NH, targets_N = H_NH[counted_N], targets_N[counted_N]
     for H, targets in zip(*(torch.split(rows_N, _rows(bias_V)) for rows_N in (H_NH, targets_N)), strict=True):
-        O = functional.linear(H, weight_VH.to(H.dtype), bias_V.to(H.dtype)).to(weight_VH.dtype)
+        O = logits(H, weight_VH, bias_V)
         O -= O.amax(1, keepdim=True)  # changes nothing but the rounding
         p = torch.softmax(beta * O, dim=1)
         mean_N1 = (p * O).sum(1, keepdim=True)
@@ -63,7 +68,7 @@ def sharpness_derivatives(
 
 def _rows(bias_V: Tensor) -> int:
     """Of a block of logits."""
-    return max(1, _BLOCK // len(bias_V))
+    return max(1, BLOCK // len(bias_V))
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -80,9 +85,13 @@ class _CrossEntropy(torch.autograd.Function):
         dtype = H_NH.dtype
         W_VH, b_V = weight_VH.to(dtype), bias_V.to(dtype)
         nats = weight_VH.new_zeros(())
-        dH_NH, dweight_VH, dbias_V = torch.empty_like(H_NH), torch.zeros_like(weight_VH), torch.zeros_like(bias_V)
+        gradients: tuple[Tensor, ...] = ()
+        if with_gradient:
+            dH_NH, dweight_VH, dbias_V = torch.empty_like(H_NH), torch.zeros_like(weight_VH), torch.zeros_like(bias_V)
+            gradients = dH_NH, dweight_VH, dbias_V
         rows = _rows(bias_V)
-        for H, targets, dH in zip(*(torch.split(rows_N, rows) for rows_N in (H_NH, targets_N, dH_NH)), strict=True):
+        for start in range(0, len(H_NH), rows):
+            H, targets = H_NH[start : start + rows], targets_N[start : start + rows]
             O = functional.linear(H, W_VH, b_V).to(weight_VH.dtype)
             if kernels is not None:
                 nats += kernels.cross_entropy(O, targets, IGNORE, with_gradient)
@@ -94,9 +103,9 @@ class _CrossEntropy(torch.autograd.Function):
             if with_gradient:
                 dbias_V += dO.sum(0)
                 dO = dO.to(dtype)
-                torch.mm(dO, W_VH, out=dH)
+                torch.mm(dO, W_VH, out=dH_NH[start : start + rows])
                 dweight_VH += dO.T @ H
-        ctx.save_for_backward(dH_NH, dweight_VH, dbias_V)
+        ctx.save_for_backward(*gradients)
         return nats
 
     @staticmethod

@@ -19,6 +19,7 @@ from charrnn.model.network import CharRNN
 from charrnn.model.stepper import Stepper, stepper_for
 from charrnn.sampling.choosing import Choices, Choosing, Floats, choose
 from charrnn.text.vocabulary import UNKNOWN, Ids, Vocabulary
+from charrnn.training.evaluation import evaluating
 
 _BLOCK = 512
 """Uniform numbers drawn at a time, steps of the prefix read at a time."""
@@ -92,13 +93,11 @@ def _primed(network: CharRNN, ids: Ids, lanes: int, quantized: bool) -> tuple[St
 
     The prefix is read once, by the engine, whatever the number of lanes, so all start from the very same state.
     """
-    was_training = network.training
-    network.eval()
     state: State = network.zero_state(1, network.readout.weight.dtype)
-    for start in range(0, len(ids) - 1, _BLOCK):
-        window_TB = torch.from_numpy(ids[start : min(start + _BLOCK, len(ids) - 1)].astype(np.int64))[:, None]
-        _, state = network.hidden(window_TB.to(network.device), state, None)
-    network.train(was_training)
+    with evaluating(network):
+        for start in range(0, len(ids) - 1, _BLOCK):
+            window_TB = torch.from_numpy(ids[start : min(start + _BLOCK, len(ids) - 1)].astype(np.int64))[:, None]
+            _, state = network.hidden(window_TB.to(network.device), state, None)
     stepper = stepper_for(network, state, lanes, quantized)
     if not len(ids):
         return stepper, stepper.logits()

@@ -55,16 +55,14 @@ class Adaptation:
                 raise ConfigError(f"{name} = {value:g}: expected a number of 0 or more")
 
 
-def evaluate_dynamically(
-    network: CharRNN, training: Ids, ids: Ids, how: Adaptation, execution: Execution | None = None
-) -> Dynamic:
+def evaluate_dynamically(network: CharRNN, training: Ids, ids: Ids, how: Adaptation) -> Dynamic:
     """Predict one stream of at least two ids in order, with the state carried and the weights adapted on the way.
 
     training: the stream the network was trained on. It works on a copy: the network is left as it is. Raises
-    ConfigError where the adapted weights predict nothing any more. PyTorch's kernels are the default engine: one lane
+    ConfigError where the adapted weights predict nothing any more. By PyTorch's kernels: one lane
     of 20 steps takes them 0.3 to 1 times the time of `written` with an LSTM or an RNN, and 1.1 to 1.5 times with a GRU.
     """
-    execution = execution or own_execution(network)
+    execution = own_execution(network)
     usual = _usual_gradients(network, training, how.segment, execution)
     adapted = _trainable_copy(network)
     weights = list(adapted.parameters())

@@ -58,8 +58,8 @@ class Sums:
 
     @property
     def perplexity(self) -> float:
-        """Exp of the nats per character (9.3)."""
-        return math.exp(min(self.nats_per_char, 700))
+        """Exp of the nats per character (9.3), which a float holds up to 709 of them."""
+        return math.exp(min(self.nats_per_char, 709))
 
 
 @dataclass(frozen=True)
@@ -161,22 +161,19 @@ def evaluate(
     )
 
 
-def evaluate_in_windows(
-    network: CharRNN, ids: Ids, window: int, execution: Execution | None = None, at_once: int = _WINDOWS_AT_ONCE
-) -> Windowed:
+def evaluate_in_windows(network: CharRNN, ids: Ids, window: int) -> Windowed:
     """The stream cut into consecutive windows of `window` predicted characters, each read from zero state.
 
     It is what a network without a memory beyond its context is measured by; its figure is worse than that of the
-    carried state. The last window may be shorter, so that every character but the first is predicted once. at_once:
-    windows read side by side.
+    carried state. The last window may be shorter, so that every character but the first is predicted once.
     """
-    execution = execution or own_execution(network)
+    execution = own_execution(network)
     targets = len(ids) - 1
     starts = np.arange(0, targets, window)
     nats = 0.0
     with evaluating(network):
-        for first in range(0, len(starts), at_once):
-            starts_B = starts[first : first + at_once]
+        for first in range(0, len(starts), _WINDOWS_AT_ONCE):
+            starts_B = starts[first : first + _WINDOWS_AT_ONCE]
             state = network.zero_state(len(starts_B), execution.dtype)
             nats += _nats(network, ids, starts_B, np.minimum(starts_B + window, targets), state, execution)
     return Windowed(nats, targets, window)

@@ -213,7 +213,7 @@ class Reporter:
 
     def close(self) -> None:
         """Close the files and leave the terminal as it was."""
-        self._show(View.close)
+        self._show(lambda view: view.close())
         for file in self._files.values():
             with contextlib.suppress(OSError):  # all that was to be written has been, or has been told of
                 file.close()
@@ -254,42 +254,42 @@ class Reporter:
 
     def say(self, label: str, text: str) -> None:
         """A fact for the person only."""
-        self._show(View.say, label, text)
+        self._show(lambda view: view.say(label, text))
 
     def progress(self, progress: float) -> None:
         """How far the run is."""
-        self._show(View.update, progress, None)
+        self._show(lambda view: view.update(progress, None))
 
-    def _show(self, method: Callable[..., None], *arguments: Any) -> None:
+    def _show(self, tell: Callable[[View], None]) -> None:
         """Tell the view; if nobody can read it any more (a closed terminal, a full disk), train on unheard."""
         try:
-            getattr(self.view, method.__name__)(*arguments)
+            tell(self.view)
         except (OSError, ValueError):
             self.view = PlainView(io.StringIO())
 
     def event(self, name: str, text: str, **values: Any) -> None:
         """Something that happened: start, resume, rollback, stop. Logged and said."""
         self._write("event", {"event": name, **values})
-        self._show(View.say, name, text)
+        self._show(lambda view: view.say(name, text))
 
     def training(self, progress: float, report: dict[str, Any]) -> None:
         """A report of training."""
         self._write("training", report)
         self._scalars("training", report)
-        self._show(View.update, progress, report)
+        self._show(lambda view: view.update(progress, report))
 
     def evaluated(self, where: Mapping[str, Any], progress: float, evaluation: Evaluation, is_best: bool) -> None:
         """An evaluation on the validation split. where: its step, epoch and seconds."""
         figures = {"split": "validation", **where, **evaluation.to_json(), "best": is_best}
         self._write("evaluation", figures)
         self._scalars("validation", figures)
-        self._show(View.evaluated, where["step"], progress, evaluation, is_best)
+        self._show(lambda view: view.evaluated(where["step"], progress, evaluation, is_best))
 
     def sample(self, step: int, text: str) -> None:
         """A sample: shown, logged, and appended to samples.txt as it is."""
         self._write("sample", {"step": step, "text": text})
         self._append(self.run.samples.name, f"== step {step}\n{text}\n")
-        self._show(View.sample, step, text)
+        self._show(lambda view: view.sample(step, text))
 
     def _write(self, kind: str, record: Mapping[str, Any]) -> None:
         self._append(self.run.metrics.name, json.dumps({"type": kind, **record}) + "\n")

@@ -23,13 +23,13 @@ _TOLERANCE = 1e-4
 """Of 1/T, relative. The nats are flat around their least: they differ by about its square."""
 
 
-def best_temperature(network: CharRNN, ids: Ids, execution: Execution | None = None) -> float:
+def best_temperature(network: CharRNN, ids: Ids) -> float:
     """The temperature T at which softmax(O / T) needs the fewest nats for a stream of at least two ids.
 
     The nats are convex in 1/T: Newton's steps find their least in a few readings of the stream, and where a step would
     leave the bounds within which it is known to lie, these are halved. Read in lanes, as evaluations during training.
     """
-    execution = execution or own_execution(network)
+    execution = own_execution(network)
     low, high = _BOUNDS
     beta = 1.0
     while True:

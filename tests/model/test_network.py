@@ -63,10 +63,12 @@ def test_recurrent_matrices_start_orthogonal_gate_by_gate(cell):
             torch.testing.assert_close(gate_HH @ gate_HH.T, torch.eye(5), atol=1e-5, rtol=0)
 
 
-def test_the_lstm_starts_with_its_forget_gate_open():
-    for weights in make(cell="lstm", num_layers=2).rnn.layers():
-        bias = (weights.bias_ih + weights.bias_hh).view(4, 5)
-        assert torch.equal(bias, torch.tensor([0.0, 1.0, 0.0, 0.0])[:, None].expand(4, 5))
+@pytest.mark.parametrize(("cell", "biases"), [("lstm", [0, 1, 0, 0]), ("gru", [0, 1, 0]), ("rnn", [0])])
+def test_the_gate_that_keeps_the_state_starts_open(cell, biases):
+    """The LSTM's forget gate, the GRU's update gate."""
+    for weights in make(cell=cell, num_layers=2).rnn.layers():
+        bias = (weights.bias_ih + weights.bias_hh).view(len(biases), 5)
+        assert torch.equal(bias, torch.tensor(biases).float()[:, None].expand(-1, 5))
 
 
 def test_dropout_acts_in_training_only():

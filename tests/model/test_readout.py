@@ -6,9 +6,8 @@ import torch
 from charrnn.model import readout
 from charrnn.model.compiling import Kernels, usable_kernels
 from charrnn.model.network import loss_sum
-from charrnn.model.readout import IGNORE as IGNORED
 from charrnn.model.readout import cross_entropy_sum
-from charrnn.text import minibatches
+from charrnn.text.minibatches import IGNORE as IGNORED
 
 ROWS, HIDDEN, VOCABULARY = 23, 5, 11
 
@@ -24,10 +23,6 @@ def operands(dtype: torch.dtype = torch.float64, vocabulary: int = VOCABULARY) -
     return draw(ROWS, HIDDEN), draw(vocabulary, HIDDEN), draw(vocabulary), targets_N
 
 
-def test_targets_that_do_not_count_are_called_the_same_everywhere():
-    assert IGNORED == minibatches.IGNORE
-
-
 @pytest.fixture(params=["tensors", "C"])
 def kernels(request: pytest.FixtureRequest) -> Kernels | None:
     """For float64."""
@@ -39,11 +34,11 @@ def kernels(request: pytest.FixtureRequest) -> Kernels | None:
 @pytest.mark.parametrize("vocabulary", [1, 11, 16, 37])
 @pytest.mark.parametrize("rows", [1, 4, 100])
 def test_values_and_gradients_are_those_of_all_logits_at_once(rows, vocabulary, kernels, monkeypatch):
-    monkeypatch.setattr(readout, "_BLOCK", rows * vocabulary)
+    monkeypatch.setattr(readout, "BLOCK", rows * vocabulary)
     *leaves, targets_N = operands(vocabulary=vocabulary)
     H_NH, weight_VH, bias_V = leaves
     expected = loss_sum((H_NH @ weight_VH.T + bias_V)[None], targets_N[None]) / 20
-    found = cross_entropy_sum(*leaves, targets_N, True, kernels) / 20
+    found = cross_entropy_sum(*leaves, targets_N, kernels) / 20
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
     for one, other in zip(torch.autograd.grad(found, leaves), torch.autograd.grad(expected, leaves), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
@@ -51,14 +46,16 @@ def test_values_and_gradients_are_those_of_all_logits_at_once(rows, vocabulary, 
 
 def test_gradients_agree_with_finite_differences(kernels):
     *leaves, targets_N = operands()
-    assert torch.autograd.gradcheck(lambda *tensors: cross_entropy_sum(*tensors, targets_N, True, kernels), leaves)
+    assert torch.autograd.gradcheck(lambda *tensors: cross_entropy_sum(*tensors, targets_N, kernels), leaves)
 
 
 def test_without_a_gradient_the_value_is_the_same(kernels):
     *leaves, targets_N = operands()
     with torch.no_grad():
-        one, other = (cross_entropy_sum(*leaves, targets_N, wanted, kernels) for wanted in (False, True))
-    assert one == other
+        without = cross_entropy_sum(*leaves, targets_N, kernels)
+    assert without == cross_entropy_sum(*leaves, targets_N, kernels)
+    constants = [leaf.detach() for leaf in leaves]
+    assert without == cross_entropy_sum(*constants, targets_N, kernels)
 
 
 def test_logits_far_apart_and_far_from_zero_lose_nothing(kernels):
@@ -68,7 +65,7 @@ def test_logits_far_apart_and_far_from_zero_lose_nothing(kernels):
             nothing = torch.zeros(ROWS, HIDDEN, dtype=torch.float64), torch.zeros(VOCABULARY, HIDDEN).double()
             targets_N = torch.arange(ROWS) % VOCABULARY
             expected = torch.nn.functional.cross_entropy(bias_V.expand(ROWS, -1), targets_N, reduction="sum")
-            torch.testing.assert_close(cross_entropy_sum(*nothing, bias_V, targets_N, True, kernels), expected)
+            torch.testing.assert_close(cross_entropy_sum(*nothing, bias_V, targets_N, kernels), expected)
 
 
 def test_what_is_no_number_is_not_hidden(kernels):
@@ -76,7 +73,7 @@ def test_what_is_no_number_is_not_hidden(kernels):
     for value in (torch.nan, torch.inf):
         spoilt = bias_V.detach().clone()
         spoilt[3] = value
-        assert cross_entropy_sum(H_NH, weight_VH, spoilt, targets_N, True, kernels).isnan()
+        assert cross_entropy_sum(H_NH, weight_VH, spoilt, targets_N, kernels).isnan()
 
 
 @pytest.mark.parametrize("wrong", [-1, VOCABULARY])
@@ -84,7 +81,7 @@ def test_targets_outside_of_the_vocabulary_are_refused(wrong, kernels):
     *leaves, targets_N = operands()
     targets_N[5] = wrong
     with pytest.raises(IndexError, match=r"out of bounds|expected ids from 0 to 10"):
-        cross_entropy_sum(*leaves, targets_N, True, kernels)
+        cross_entropy_sum(*leaves, targets_N, kernels)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -105,9 +102,9 @@ def test_in_float32_the_softmax_in_c_is_as_near_as_pytorchs(threads):
 
 def test_bfloat16_products_keep_the_sum_and_the_weights_gradient_in_float32():
     H_NH, weight_VH, bias_V, targets_N = operands(torch.float32)
-    exact = cross_entropy_sum(H_NH, weight_VH, bias_V, targets_N, True)
+    exact = cross_entropy_sum(H_NH, weight_VH, bias_V, targets_N)
     half = H_NH.detach().bfloat16().requires_grad_()
-    found = cross_entropy_sum(half, weight_VH, bias_V, targets_N, True)
+    found = cross_entropy_sum(half, weight_VH, bias_V, targets_N)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, exact, rtol=0.02, atol=0)
     gradients = torch.autograd.grad(found, (half, weight_VH, bias_V))
@@ -116,13 +113,13 @@ def test_bfloat16_products_keep_the_sum_and_the_weights_gradient_in_float32():
 
 def test_targets_that_are_all_ignored_give_zero(kernels):
     *leaves, targets_N = operands()
-    found = cross_entropy_sum(*leaves, torch.full_like(targets_N, IGNORED), True, kernels)
+    found = cross_entropy_sum(*leaves, torch.full_like(targets_N, IGNORED), kernels)
     assert found == 0
     assert all(not gradient.any() for gradient in torch.autograd.grad(found, leaves))
 
 
 def test_slope_and_curvature_in_the_logits_factor_are_those_of_the_loss(monkeypatch):
-    monkeypatch.setattr(readout, "_BLOCK", 11 * 3)
+    monkeypatch.setattr(readout, "BLOCK", 11 * 3)
     generator = torch.Generator().manual_seed(0)
     H_NH, weight_VH, bias_V = (
         torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((17, 5), (11, 5), (11,))

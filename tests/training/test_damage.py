@@ -24,7 +24,8 @@ from charrnn.model.engines import ENGINES
 from charrnn.text.dataset import Dataset, load_dataset
 from charrnn.text.minibatches import Position
 from charrnn.training import checkpoint, loop
-from charrnn.training.progress import Place, Placed, Sums
+from charrnn.training.divergence import Watch
+from charrnn.training.progress import Place, Placed, Sums, Watched
 from charrnn.training.session import Tally
 from tests.conftest import SMALL
 
@@ -375,6 +376,7 @@ def test_weights_that_are_no_numbers_are_neither_read_nor_written(value, victim)
 def test_a_checkpoint_has_room_for_all_that_a_session_counts():
     assert set(Sums.model_fields) == {field.name for field in fields(Tally)}
     assert set(Place.model_fields) == {field.name for field in fields(Position)}
+    assert set(Watched.model_fields) == {field.name for field in fields(Watch)}
 
 
 def test_every_engine_can_be_named_in_a_checkpoint():

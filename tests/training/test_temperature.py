@@ -77,7 +77,7 @@ def test_the_search_ends_at_its_bounds_where_there_is_no_best(counts, text, expe
 
 def test_the_blocks_in_which_the_logits_are_made_change_nothing(monkeypatch):
     whole = best_temperature(network(2.0), IDS)
-    monkeypatch.setattr(readout, "_BLOCK", 100)
+    monkeypatch.setattr(readout, "BLOCK", 100)
     assert best_temperature(network(2.0), IDS) == pytest.approx(whole, rel=1e-3)
 
 
