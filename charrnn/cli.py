@@ -408,6 +408,10 @@ def evaluate(
         "dynamic": _adaptation(dynamic, dynamic_rate, dynamic_decay),
         "tune_temperature": tune_temperature,
     }
+    if quantize is Quantize.auto and any(asked.values()):
+        raise ConfigError(
+            "--quantize auto: the figures that are asked for beside are of the weights as they are trained"
+        )
     trained = _load(model, device, quantize)
     if text is None:
         wanted = split or Split.validation

@@ -285,7 +285,7 @@ class TrainingConfig(_Section):
     """Characters of a sample."""
     checkpoint_every: DurationText = "60s"
     """The longest time between two writings of last.safetensors; every evaluation writes it too."""
-    keep: Annotated[int, Field(ge=0), _NotBool] = 0
+    keep: Annotated[int, Field(ge=0, le=1000), _NotBool] = 0
     """How many evaluated models to keep as step-<number>.safetensors beside best and last; to sample, not to resume."""
     keep_by: Literal["best", "newest"] = "best"
     """Which of them: those with the lowest validation loss, or the latest; the others are deleted."""

@@ -15,6 +15,7 @@ from charrnn.model.stepper import require_quantizable, worth_quantizing
 from charrnn.sampling.choosing import Choosing
 from charrnn.sampling.generation import generate
 from charrnn.text.dataset import Dataset, SplitName, read_again, utf8_length, where_it_was
+from charrnn.text.reading import is_stream
 from charrnn.text.vocabulary import Ids, OnUnknown, Vocabulary, utf8_of
 from charrnn.training import checkpoint
 from charrnn.training.dynamic import Adaptation
@@ -86,6 +87,9 @@ class TrainedModel:
                 self, quantization=f"float32 weights: {recurrent:,} of W_hh, and int8 is faster from {least:,} on"
             )
         try:
+            require_quantizable(self.network)
+            if any(is_stream(source) for source in self.config.corpus.sources):
+                raise TextError("its text came through a pipe, so there is none to measure what int8 would cost")
             ids = self._own_text("validation").split("validation")[:_QUANTIZATION_CHARACTERS]
             lanes = quick_lanes(len(ids))
             before, after = (

@@ -507,3 +507,9 @@ def test_a_text_is_described(text_file):
 
 def test_the_version_is_printed():
     assert run("--version").stdout.strip() == f"charrnn {__version__}"
+
+
+def test_quantize_auto_goes_with_the_usual_figure_alone(trained):
+    result = run("evaluate", str(trained.folder), "--quantize", "auto", "--window", "9")
+    assert result.exit_code == 2
+    assert "--quantize auto" in result.stderr

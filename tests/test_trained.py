@@ -1,16 +1,18 @@
 """The Python API."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 
 import charrnn
 from charrnn import trained
+from charrnn.config import load_config
 from charrnn.errors import CheckpointError, ConfigError, TextError
 from charrnn.model.products import can_quantize
 from charrnn.sampling.choosing import Choosing
-from charrnn.training import loop
+from charrnn.training import checkpoint, loop
 from charrnn.training.dynamic import Adaptation
 from tests.conftest import can_code
 
@@ -168,3 +170,14 @@ def test_auto_leaves_small_models_and_those_without_their_text_as_they_are(model
     found = charrnn.load(model.path, quantize="auto")
     assert not found.quantized
     assert "is not the text that" in found.quantization
+
+
+@needs_int8
+def test_auto_reads_no_pipe_since_what_comes_through_it_is_for_another(model, monkeypatch):
+    monkeypatch.setattr(trained, "worth_quantizing", lambda network: 0)
+    stored = checkpoint.load(model.path)
+    piped = replace(stored, config=load_config(settings=["source=-"], base=stored.config))
+    checkpoint.save(model.path, piped)
+    found = charrnn.load(model.path, quantize="auto")
+    assert not found.quantized
+    assert found.quantization.startswith("float32 weights: its text came through a pipe")

@@ -3,7 +3,6 @@
 import itertools
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +117,9 @@ def label(values: Mapping[str, Any]) -> str:
 
 
 def _slug(value: Any) -> str:
-    return re.sub(r"[^\w.+-]+", "-", text_of(value)).strip("-")
+    """What a folder may be called: letters and digits; of others like \u00bd it is not agreed what they are."""
+    allowed = (char if char.isalpha() or char.isdecimal() or char in "_.+-" else " " for char in text_of(value))
+    return "-".join("".join(allowed).split()).strip("-")
 
 
 def text_of(value: Any) -> str:

@@ -10,9 +10,10 @@ from charrnn.config import Config, load_config
 from charrnn.errors import CheckpointError, ConfigError
 from charrnn.grid.combinations import Combination
 from charrnn.text.dataset import Dataset, load_dataset
+from charrnn.text.reading import is_stream
 from charrnn.training import recipe
 from charrnn.training.memory import keep_freed_memory
-from charrnn.training.placement import choose_device
+from charrnn.training.placement import choose_device, refuse_float64
 from charrnn.training.runs import RUNS, Run, write_whole
 from charrnn.training.threads import limit_threads, restored_threads
 
@@ -168,6 +169,7 @@ def _chosen(configs: dict[str, Config], threads: int) -> tuple[dict[str, str], l
             with restored_threads():
                 limit_threads(min(threads, config.training.threads or threads))
                 device = choose_device(config.training.device)
+                refuse_float64(device, config.training.precision == "float64")
                 configs[name], note = recipe.follow(config, dataset, device, speeds)
             if note:
                 notes[f"{config.model.cell}: {note}" if several else note] = None
@@ -183,11 +185,13 @@ def _datasets(configs: Mapping[str, Config]) -> Iterator[tuple[Dataset, list[str
     """Each text once, with the names of its runs. Raises ConfigError or TextError for one no grid can be run on."""
     sharing: dict[str, list[str]] = {}
     for name, config in configs.items():
-        sharing.setdefault(config.corpus.model_dump_json(), []).append(name)
+        sharing.setdefault(repr(config.corpus), []).append(name)
     for names in sharing.values():
         corpus = configs[names[0]].corpus
-        if "-" in corpus.sources:
-            raise ConfigError("corpus.source -: a grid reads its text once for each run; put it into a file, name that")
+        for source in filter(is_stream, corpus.sources):
+            raise ConfigError(
+                f"corpus.source {source}: a grid reads its text once for each run; put it into a file, name that"
+            )
         dataset = load_dataset(corpus)
         for split in ("training", "validation"):
             dataset.split(split)

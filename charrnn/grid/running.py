@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+import charrnn
 from charrnn.config import Budget, Config
 from charrnn.errors import CheckpointError, ConfigError, Interrupted
 from charrnn.grid.folder import Grid
@@ -158,7 +159,7 @@ class _Trainer:
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **_SURROUNDINGS, "OMP_NUM_THREADS": str(self.width.threads)},
+                env={**os.environ, **_SURROUNDINGS, **_safe_path(), "OMP_NUM_THREADS": str(self.width.threads)},
                 # Out of reach of a terminal's Ctrl-C, which would come twice: at the second a run leaves unsaved.
                 start_new_session=os.name != "nt",
             )
@@ -202,6 +203,12 @@ class _Trainer:
 
     def _progress(self) -> str:
         return f"{self.grid.count('finished')} of {len(self.grid.record.runs)} finished"
+
+
+def _safe_path() -> dict[str, str]:
+    """Lets `python -m` import nothing from this folder, in which a types.py may lie, unless charrnn itself is there."""
+    here = Path(charrnn.__file__).parents[1] == Path.cwd()
+    return {} if here else {"PYTHONSAFEPATH": "1"}
 
 
 def _clear(run: Run) -> None:

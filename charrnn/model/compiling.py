@@ -192,7 +192,9 @@ def _loaded(library: Path) -> Kernels:
         elsewhere = _passing_folder() / library.name
         if elsewhere == library:
             raise
-        return Kernels(Path(shutil.copyfile(library, elsewhere)))
+        if not elsewhere.exists():  # to write into a library that is in use ends the process
+            shutil.copyfile(library, elsewhere)
+        return Kernels(elsewhere)
 
 
 def _library(compiler: tuple[str, ...], flags: tuple[str, ...], cache: Path | None) -> Path:

@@ -19,7 +19,7 @@ from platform import python_version
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from charrnn.errors import ConfigError, TextError
-from charrnn.text.reading import Collector, Text, nearest, shown
+from charrnn.text.reading import Collector, Text, codec_name, nearest, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -139,9 +139,12 @@ def load(
         ConfigError: an unknown level, encoding or newlines.
         TextError: as `read_paths`, or a known corpus that has not been fetched or is not what was fetched.
     """
+    sources = [sources] if isinstance(sources, str) else sources
+    if level == "character":
+        codec_name(encoding)  # or it is said that there is none such, though only known corpora are read
     collector = Collector(level=level, newlines=newlines, stdin=stdin, known=tuple(KNOWN))
     notes: list[str] = []
-    for source in [sources] if isinstance(sources, str) else sources:
+    for source in sources:
         if source in KNOWN:
             notes += _add_known(collector, KNOWN[source])
         else:

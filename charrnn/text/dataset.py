@@ -11,7 +11,7 @@ from typing import Literal
 from charrnn.config import CorpusConfig
 from charrnn.errors import ConfigError, TextError
 from charrnn.text import corpora
-from charrnn.text.reading import Text, shown
+from charrnn.text.reading import Text, is_stream, shown
 from charrnn.text.vocabulary import UNKNOWN, Ids, Vocabulary
 
 SplitName = Literal["training", "validation", "test"]
@@ -63,7 +63,7 @@ def read_again(config: CorpusConfig, vocabulary: Vocabulary) -> Dataset:
 
     Raises TextError, with advice on a text that came from standard input or was named relative to another folder.
     """
-    if "-" in config.sources and sys.stdin is not None and sys.stdin.isatty():
+    if {"-", "/dev/stdin"} & {*config.sources} and sys.stdin is not None and sys.stdin.isatty():
         raise TextError(f"the text is not here: {_ON_STDIN}")
     try:
         return load_dataset(config, vocabulary)
@@ -78,6 +78,9 @@ def where_it_was(config: CorpusConfig) -> list[str]:
     """What to know about a text that is not found, or not the same, where a run once found it: one clause at most."""
     if "-" in config.sources:
         return [_ON_STDIN]
+    pipes = [name for name in config.sources if is_stream(name)]
+    if pipes:
+        return [f"the run's came through the pipe {shown(pipes[0])}, so give the same again there"]
     relative = [name for name in config.sources if name not in corpora.KNOWN and not os.path.isabs(name)]
     if not relative or relative[0].startswith("~"):
         return []
@@ -97,7 +100,7 @@ def encode_text(text: Text, config: CorpusConfig, vocabulary: Vocabulary | None 
         )
     content = text.content[: config.max_characters]
     train_end, validation_end = split_bounds(len(content), config.validation, config.test)
-    vocabulary = vocabulary or Vocabulary.of(content[:train_end], config.min_count)
+    vocabulary = vocabulary or Vocabulary.of(content, config.min_count, train_end)
     ids = vocabulary.encode(content, on_unknown="replace", what=text.name)
     return Dataset(
         name=text.name,

@@ -105,6 +105,17 @@ def read_paths(
     return collector.text()
 
 
+def is_stream(source: str) -> bool:
+    """Whether a source can be read only once: standard input, a pipe, or what a shell's <(command) becomes."""
+    if source == "-":
+        return True
+    path = _expanded(source)
+    try:
+        return bool(_DESCRIPTOR.fullmatch(path)) or stat.S_ISFIFO(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 class Collector:
     """Takes sources one after another and joins them once, at the end."""
 
@@ -173,7 +184,9 @@ class Collector:
             self._length += len(raw)
             if self._length > longest_text():
                 raise _too_long("the text of all files together", f"over {longest_text():,} bytes")
-            self._add(self._decoded(text_of(raw) if text_of else raw, encoding))
+            content = self._decoded(text_of(raw) if text_of else raw, encoding)
+            del raw  # makes room for the copies that follow
+            self._add(content)
 
     def text(self) -> Text:
         """Join what was added. Raises TextError if that is nothing."""

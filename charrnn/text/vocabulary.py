@@ -39,13 +39,17 @@ class Vocabulary:
         self._id_of_point[self._points[1:]] = np.arange(1, len(self._points))
 
     @classmethod
-    def of(cls, text: str | bytes, min_count: int = 1) -> "Vocabulary":
-        """The vocabulary of a training text: every character that occurs at least `min_count` times, sorted."""
+    def of(cls, text: str | bytes, min_count: int = 1, length: int | None = None) -> "Vocabulary":
+        """The vocabulary of a training text: every character that occurs at least `min_count` times, sorted.
+
+        length: of the text's beginning that is trained on, if not all of it is.
+        """
         if isinstance(text, bytes):
             return cls("byte")
         counts = np.zeros(0x110000, dtype=np.int64)
-        for start in range(0, len(text), _CHUNK):
-            found = np.bincount(_code_points(text[start : start + _CHUNK]))
+        length = len(text) if length is None else length
+        for start in range(0, length, _CHUNK):
+            found = np.bincount(_code_points(text[start : min(start + _CHUNK, length)]))
             counts[: len(found)] += found
         return cls("character", "".join(map(chr, np.flatnonzero(counts >= max(min_count, 1)))))
 
@@ -63,10 +67,12 @@ class Vocabulary:
         for start in range(0, len(text), _CHUNK):
             points = _code_points(text[start : start + _CHUNK])
             ids[start : start + _CHUNK] = self._id_of_point[np.minimum(points, len(self._id_of_point) - 1)]
+        if on_unknown == "replace":
+            return ids
         unknown = np.flatnonzero(ids == UNKNOWN)
         if len(unknown) and on_unknown == "error":
             raise TextError(self._unknown_message(text, int(unknown[0]), len(unknown), what))
-        return np.delete(ids, unknown) if on_unknown == "skip" else ids
+        return np.delete(ids, unknown)
 
     def decode(self, ids: npt.ArrayLike) -> str:
         """The text of some ids; the unknown character as U+FFFD, bytes that are no UTF-8 too."""

@@ -34,6 +34,9 @@ _CHARACTERS = 4096
 _LOGITS = 2**22
 """Of one call where steps are taken one by one and their logits kept for the loss: 16 MB in float32."""
 
+_COUNTED = 2**22
+"""Ids counted at a time."""
+
 _WINDOWS_AT_ONCE = 64
 """Windows read side by side where each starts from zero; bounds memory and changes no figure."""
 
@@ -148,8 +151,8 @@ def evaluate(
     sampled with. The network's mode is restored, and no random state is
     touched.
     """
+    counts = _counts(ids[1:], vocabulary.size)
     nats = summed_nats(network, ids, execution or own_execution(network), lanes, quantized)
-    counts = np.bincount(ids[1:], minlength=vocabulary.size)
     return Evaluation(
         nats=nats,
         characters=len(ids) - 1,
@@ -182,6 +185,14 @@ def evaluate_in_windows(network: CharRNN, ids: Ids, window: int) -> Windowed:
 def quick_lanes(length: int) -> int:
     """Lanes for an evaluation during training: as many as leave each at least twice its priming, at most 64."""
     return max(1, min(64, length // (2 * PRIMING)))
+
+
+def _counts(ids: Ids, vocabulary_size: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """How often each id occurs; by parts, since each takes eight bytes on the way."""
+    counts = np.zeros(vocabulary_size, dtype=np.int64)
+    for start in range(0, len(ids), _COUNTED):
+        counts += np.bincount(ids[start : start + _COUNTED], minlength=vocabulary_size)
+    return counts
 
 
 def entropy(counts: np.ndarray[Any, np.dtype[np.int64]]) -> float:

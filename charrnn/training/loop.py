@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
@@ -24,7 +24,7 @@ from charrnn.training.checkpoint import Checkpoint
 from charrnn.training.divergence import Diverged
 from charrnn.training.evaluation import Evaluation, evaluate, quick_lanes
 from charrnn.training.memory import keep_freed_memory, memory_apart, refuse_larger_than_memory
-from charrnn.training.placement import Placement, choose_device, place, refuse_float64
+from charrnn.training.placement import Placement, choose_device, has_bfloat16, place, refuse_float64
 from charrnn.training.progress import Placed, Progress
 from charrnn.training.reporting import Reporter, View, require_tensorboard
 from charrnn.training.runs import Run, find_checkpoint, give_second_name, write_whole
@@ -156,8 +156,14 @@ class Training:
         session, training = self.session, self.session.config.training
         vocabulary = session.dataset.vocabulary
         prefix = vocabulary.encode(training.sample_prefix, on_unknown="skip")
-        drawn = generate(session.model, vocabulary, prefix, training.sample_length, seed=training.seed)
-        return training.sample_prefix + vocabulary.decode([int(ids_B[0]) for ids_TB in drawn for ids_B in ids_TB])
+        drawn: list[int] = []
+        started = time.perf_counter()
+        for ids_TB in generate(session.model, vocabulary, prefix, training.sample_length, seed=training.seed):
+            drawn += ids_TB[:, 0].tolist()
+            longest = max(_SAMPLE_SECONDS, _EVALUATION_SHARE * session.seconds)
+            if session.led_by_time() and time.perf_counter() - started > longest:
+                break  # a short budget is for training
+        return training.sample_prefix + vocabulary.decode(drawn)
 
     @memory_apart()
     def save(self) -> None:
@@ -347,9 +353,14 @@ def _times_as_spent(before: Budget, session: Session) -> float:
 
 def prepare(config: Config, init_from: Path | None = None) -> Session:
     """A new session with its text read, from fresh weights or another run's or checkpoint's; nothing is written."""
+    if init_from and "source" not in config.corpus.model_fields_set:
+        raise ConfigError(f"--init-from {init_from} says whose weights; say too which text: charrnn train TEXT ...")
     start = checkpoint.load(find_checkpoint(init_from)) if init_from else None
     config = _for_weights_of(start.config, config, init_from) if start else config
     dataset = load_dataset(config.corpus, start.vocabulary if start else None)
+    if start and config.corpus.min_count not in (1, start.config.corpus.min_count):
+        note = f"corpus.min_count = {config.corpus.min_count} has no say: the vocabulary is that of {init_from}"
+        dataset = replace(dataset, notes=(*dataset.notes, note))
     _refuse_without_validation(config, dataset, ("training.patience", "training.keep"))
     _set_up(config)
     config, note = recipe.follow(config, dataset, choose_device(config.training.device))
@@ -404,6 +415,7 @@ def begin(
             f"{dataset.name}: no character of the training text occurs "
             f"corpus.min_count = {config.corpus.min_count} times or more, so there is nothing to learn"
         )
+    dataset.vocabulary.encode(config.training.sample_prefix, on_unknown="skip", what="training.sample_prefix")
     torch.manual_seed(config.training.seed)
     device = choose_device(config.training.device)
     if stored:
@@ -422,6 +434,8 @@ def _stored_placement(before: Placed, config: Config) -> Placement | None:
     """A resumed run's own engine and precision, if they are wanted and to be had: a new trial might differ."""
     device, execution = choose_device(config.training.device), Execution(before.engine, getattr(torch, before.dtype))
     wanted = before.device == device.type and config.training.engine in ("auto", before.engine)
+    if config.training.precision == "auto" and execution.dtype == torch.bfloat16 and not has_bfloat16(device):
+        wanted = False
     return Placement(device, execution, "as before") if wanted and can_run(execution, device) else None
 
 
@@ -432,6 +446,8 @@ def _differences(before: Placed, now: Placed) -> str:
         changed.append(f"on {before.device}")
     elif before.engine != now.engine:
         changed.append(f"with engine {before.engine}")
+    elif before.dtype != now.dtype:
+        changed.append(f"in {before.dtype}")
     elif before.build not in (None, now.build):
         changed.append("with another build of engine compiled")
     if before.torch not in (None, now.torch):
@@ -513,18 +529,35 @@ def _passed(before: float, after: float, points: int) -> bool:
     return int(before * points + rounding) < int(min(after, 1.0) * points + rounding)
 
 
+_SAMPLE_SECONDS = 1.0
+"""That a sample may take whatever the budget."""
+
+_SAME_SIGNAL = 1.0
+"""Seconds within which a second signal is the first once more.
+
+Supervisors signal a process and then its group, and a terminal that closes does so twice.
+"""
+
+
 class Signals:
     """The number of the signal that asked to stop, once one has."""
 
     def __init__(self) -> None:
         self.caught: int | None = None
+        self._first_at: dict[int, float] = {}
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Note the first; the next one of its kind acts at once."""
-        self.caught = number
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        with contextlib.suppress(OSError):  # after SIGHUP there may be nobody to tell
-            print("\nstopping after this step; once more leaves at once", file=sys.stderr)
+        """Note the first; a later one of its kind acts at once."""
+        self.caught, now = number, time.monotonic()
+        if number not in self._first_at:
+            self._first_at[number] = now
+            # After SIGHUP there may be nobody to tell; RuntimeError: the signal came while something was being told.
+            with contextlib.suppress(OSError, RuntimeError, ValueError):
+                if sys.stderr is not None:
+                    print("\nstopping after this step; once more leaves at once", file=sys.stderr)
+        elif now - self._first_at[number] > _SAME_SIGNAL:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            signal.raise_signal(number)
 
 
 @contextmanager

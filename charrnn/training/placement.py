@@ -80,9 +80,9 @@ def place(network: CharRNN, config: TrainingConfig, shape: Shape) -> Placement:
     engines = engines if config.engine == "auto" else (config.engine,)
     if config.precision != "auto":
         dtypes, why = [getattr(torch, config.precision)], "as configured"
-    elif device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+    elif device.type == "cuda" and has_bfloat16(device):
         dtypes, why = [torch.bfloat16], "the GPU has bfloat16"
-    elif on_cpu and cpu_has_bfloat16():
+    elif on_cpu and has_bfloat16(device):
         dtypes, why = [torch.float32, torch.bfloat16], ""
     else:
         dtypes, why = [torch.float32], f"this {device.type} has no bfloat16 of its own"
@@ -115,6 +115,13 @@ def _fastest(network: CharRNN, candidates: list[Execution], shape: Shape) -> tup
 
 def _in_words(execution: Execution) -> str:
     return f"{execution.engine} {execution.precision}"
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether it multiplies bfloat16 in hardware, as far as can be told."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and cpu_has_bfloat16()
 
 
 def cpu_has_bfloat16() -> bool:

@@ -71,6 +71,9 @@ class Threads:
         started = time.perf_counter()
         try:
             yield
+        except BaseException:
+            self._turns, self._seconds = [], {}  # a step without a time decides no duel
+            raise
         finally:
             _use(self.count)
         seconds = time.perf_counter() - started

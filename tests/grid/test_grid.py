@@ -22,7 +22,7 @@ from charrnn.errors import CheckpointError, ConfigError
 from charrnn.grid import folder as folders
 from charrnn.grid import running
 from charrnn.grid.combinations import combine
-from charrnn.grid.folder import Grid
+from charrnn.grid.folder import Grid, Outcome
 from charrnn.grid.running import Width
 from charrnn.training import checkpoint, loop
 from charrnn.training.runs import Run
@@ -375,6 +375,36 @@ def test_standard_input_is_refused_since_every_run_would_read_it(folder):
     refused = run("-")
     assert refused.exit_code == 2
     assert "put it into a file" in refused.stderr
+
+
+@POSIX_ONLY
+def test_a_pipe_is_refused_since_every_run_would_read_it(folder):
+    os.mkfifo("pipe")
+    for source in ("pipe", "/dev/stdin", "/dev/fd/63"):
+        refused = run(source, "--vary", "seed=1,2")
+        assert refused.exit_code == 2
+        assert f"corpus.source {source}: a grid reads its text once for each run" in " ".join(refused.stderr.split())
+
+
+def test_runs_import_nothing_of_the_folder_they_are_started_in(folder, monkeypatch):
+    assert running._safe_path() == {"PYTHONSAFEPATH": "1"}
+    monkeypatch.chdir(Path(running.charrnn.__file__).parents[1])
+    assert running._safe_path() == {}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_text_whose_name_is_no_unicode_can_be_gone_through(folder):
+    name = os.fsdecode(b"caf\xe9.txt")
+    Path(name).write_text(TEXT, encoding="utf-8")
+    done = run(name, "--vary", "seed=1", "--budget", "2 steps", *SETTINGS, "--output", "here")
+    assert done.exit_code == 0, done.stderr
+
+
+def test_names_of_runs_are_ones_that_a_grid_is_read_by_again(text):
+    _, combinations = combine(["source=a\u00bd.txt,b\u00e4.txt"], settings=RECIPE_NONE)
+    assert [one.name for one in combinations] == ["source-a-.txt", "source-b\u00e4.txt"]
+    for one in combinations:
+        Outcome(name=one.name, values={})
 
 
 def test_a_grid_or_run_that_is_there_is_not_overwritten(done, text):

@@ -278,7 +278,7 @@ def test_a_cache_that_others_may_write_to_is_not_trusted(anew, tmp_path):
 
 
 def test_a_cache_without_room_is_done_without(anew, monkeypatch):
-    def full(*arguments: object) -> None:
+    def full(**options: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(compiling.tempfile, "TemporaryDirectory", full)

@@ -547,3 +547,8 @@ def test_a_description_can_be_written_as_json(content: str | bytes) -> None:
     written = json.dumps(describe(Text(content, "text", ())), allow_nan=False)
     assert json.loads(written)["name"] == "text"
     assert "-0.0" not in written
+
+
+def test_an_encoding_that_is_none_is_refused_though_it_has_no_say_in_known_corpora() -> None:
+    with pytest.raises(ConfigError, match="is not an encoding that Python knows"):
+        load(["python"], encoding="klingon")

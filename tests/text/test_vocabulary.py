@@ -297,3 +297,10 @@ def test_a_damaged_vocabulary_is_refused(stored: Any, message):
 def test_a_vocabulary_equals_nothing_but_a_vocabulary():
     assert Vocabulary.of("ab") != "ab"
     assert Vocabulary.of("ab") != Vocabulary.of("abc")
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, 7, 100])
+def test_of_a_texts_beginning_only_that_is_counted(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_CHUNK", 3)
+    text = "abcabdxyz"
+    assert Vocabulary.of(text, 2, min(length, len(text))).characters == Vocabulary.of(text[:length], 2).characters

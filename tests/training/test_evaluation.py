@@ -150,6 +150,12 @@ def test_windows_side_by_side_predict_every_character_once_however_many_there_ar
     assert found.nats == pytest.approx((len(IDS) - 1) * math.log(VOCABULARY.size), rel=1e-6)
 
 
+def test_a_text_counted_by_parts_is_counted_once(monkeypatch):
+    whole = evaluate(network(), VOCABULARY, IDS)
+    monkeypatch.setattr(evaluation, "_COUNTED", 7)
+    assert evaluate(network(), VOCABULARY, IDS) == whole
+
+
 def test_windows_leave_the_mode_and_draw_no_dropout():
     made = network(dropout=0.5).train()
     assert evaluate_in_windows(made, IDS, 50) == evaluate_in_windows(made, IDS, 50)

@@ -256,6 +256,9 @@ def test_a_second_signal_leaves_at_once_with_the_checkpoint_before(number, code,
         before = Run(Path("here")).last.read_bytes()
         process.send_signal(number)
         read_until(process, b"once more leaves at once")
+        process.send_signal(number)  # at once again, as a supervisor does, and then
+        time.sleep(1.1 * loop._SAME_SIGNAL)
+        assert process.poll() is None
         process.send_signal(number)
         messages = process.stderr.read().decode() if process.stderr else ""
     assert process.returncode == code
@@ -273,11 +276,13 @@ def test_a_second_ctrl_c_in_the_middle_of_saving_leaves_the_checkpoint_before(sm
         ordinary(descriptor)
         if saves.pop():
             signal.raise_signal(signal.SIGINT)
+            time.sleep(0.01)
             signal.raise_signal(signal.SIGINT)
 
     config = with_settings(small_config, "evaluations=1", "checkpoint_every=0.0001s")
     saves = [True, *[False] * 10]
     monkeypatch.setattr(os, "fsync", interrupted)
+    monkeypatch.setattr(loop, "_SAME_SIGNAL", 0.001)
     with pytest.raises(KeyboardInterrupt):
         loop.train(config, view, folder / "run")
     monkeypatch.undo()

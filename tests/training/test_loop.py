@@ -19,6 +19,7 @@ from charrnn.training.divergence import Diverged
 from charrnn.training.evaluation import evaluate, quick_lanes
 from charrnn.training.memory import keep_freed_memory, memory_apart
 from charrnn.training.optimization import learning_rate_at
+from charrnn.training.progress import Placed
 from charrnn.training.runs import Run
 from charrnn.training.session import Session
 from tests.model.test_engines import FASTER
@@ -593,6 +594,10 @@ def test_what_is_open_of_the_network_is_that_of_the_weights_and_dropout_may_be_a
     at_auto = load_config(settings=[source, *auto], base=Config(model=stored.config.model))
     assert at_auto.left_to_recipe()[0] == "model.dropout"
     assert at_auto.model.hidden_size == 13
+    with pytest.raises(ConfigError, match=r"say too which text: charrnn train TEXT"):
+        loop.prepare(load_config(settings=["budget=1 steps"]), first.best)
+    rarer = loop.prepare(with_settings(open_ones, "min_count=20"), first.best)
+    assert f"corpus.min_count = 20 has no say: the vocabulary is that of {first.best}" in rarer.dataset.notes
     with pytest.raises(ConfigError, match=r"model\.cell, model\.hidden_size: cannot differ from .*first"):
         loop.prepare(with_settings(small_config, "cell=gru", "hidden_size=14"), first.folder)
 
@@ -680,3 +685,32 @@ def test_every_engine_follows_the_reference_through_hundreds_of_steps(engine, ce
         losses.append(figures)
     assert losses[0][-1] < 0.8 * losses[0][0]
     assert losses[1] == pytest.approx(losses[0], abs=1e-9)
+
+
+def test_a_sample_takes_no_more_of_a_short_budget_than_its_share(small_config, view, folder, monkeypatch):
+    monkeypatch.setattr(loop, "_SAMPLE_SECONDS", 0.01)
+    for budget in ("1s", "5 steps"):
+        settings = (f"budget={budget}", "samples=1", "sample_length=500000", "evaluations=1")
+        run = loop.train(with_settings(small_config, *settings), view, folder / budget)
+        (sample,) = records(run, "sample")
+        assert (0 < len(sample["text"]) < 500000) == (budget == "1s")
+
+
+def test_a_prefix_that_cannot_be_encoded_is_said_at_the_start(small_config, view, folder):
+    config = load_config(flags={"corpus.level": "byte", "training.sample_prefix": "\ud800"}, base=small_config)
+    with pytest.raises(TextError, match=r"training\.sample_prefix: U\+D800"):
+        loop.train(config, view, folder / "run")
+
+
+def test_bfloat16_is_not_kept_where_the_machine_has_none(small_config, monkeypatch):
+    before = Placed(device="cpu", engine="torch", dtype="bfloat16")
+    settings = {
+        "auto": with_settings(small_config, "precision=auto"),
+        "said": with_settings(small_config, "precision=bfloat16"),
+    }
+    monkeypatch.setattr(loop, "has_bfloat16", lambda device: False)
+    assert loop._stored_placement(before, settings["auto"]) is None
+    assert loop._stored_placement(before, settings["said"]) is not None
+    monkeypatch.setattr(loop, "has_bfloat16", lambda device: True)
+    assert loop._stored_placement(before, settings["auto"]) is not None
+    assert loop._differences(before, before.model_copy(update={"dtype": "float32"})) == "in bfloat16"

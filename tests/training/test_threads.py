@@ -54,6 +54,18 @@ def test_the_fastest_number_takes_nearly_all_steps(monkeypatch, seconds, fastest
     assert machine.count == fastest  # outside of steps too
 
 
+def test_a_step_that_fails_decides_no_duel(monkeypatch):
+    """Else the side with fewer steps would have needed less time."""
+    machine, chosen = Machine(monkeypatch, {2: 1.0, 1: 1.1}), Threads(2)
+    machine.steps(chosen, 2)
+    for _ in range(200):
+        if machine.used[-1] == 1:
+            with pytest.raises(ValueError, match="diverged"), chosen.for_a_step(choosing=True):
+                raise ValueError("diverged")
+        machine.steps(chosen, 1)
+    assert chosen.count == 2
+
+
 @pytest.mark.parametrize("after", [3000, 2 * threads._STEPS + 3])
 def test_where_there_is_no_choice_any_more_all_take_the_steps(after, monkeypatch):
     """Even from amid a duel."""
