@@ -88,7 +88,7 @@ ConfigFile = Annotated[
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", "-s", metavar="KEY=VALUE", help="One option of those that `charrnn config` lists; may be repeated."
+        "--set", "-s", metavar="KEY=VALUE", help="Set one of the options that `charrnn config` lists; may be repeated."
     ),
 ]
 Texts = Annotated[
@@ -105,7 +105,7 @@ Budget = Annotated[
         "--budget",
         "-b",
         metavar="BUDGET",
-        help="90s, 5m, 2h, '30 epochs', '20000 steps', or '5m, 30 epochs'.",
+        help="How long: 90s, 5m, 2h, '30 epochs', '20000 steps'; of several ('5m, 30 epochs') the first to be reached.",
         show_default="the configuration's, else 2m",
     ),
 ]
@@ -115,10 +115,12 @@ Model = Annotated[
         metavar="RUN|CHECKPOINT", parser=_path, help="A run's folder or a .safetensors file; else the newest run."
     ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps, or auto.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto (cuda where there is one, else cpu).")]
 Quantized = Annotated[
     Quantize,
-    typer.Option(help="int8 weights are faster in large models; auto takes them if the validation loss hardly moves."),
+    typer.Option(
+        help="int8: with int8 weights; auto: if that is faster and the validation loss rises by < 0.003 nats."
+    ),
 ]
 
 
@@ -210,12 +212,17 @@ def train(
     settings: Settings = None,
     budget: Budget = None,
     run: Annotated[
-        Path | None, typer.Option(metavar="DIR", parser=_path, help="The run's folder; else a new one in runs/.")
+        Path | None,
+        typer.Option(metavar="DIR", parser=_path, help="The run's folder; else a new one, runs/DATE-TIME-TEXT."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run DIR, or the newest.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run DIR, else with the newest.")] = False,
     init_from: Annotated[
         Path | None,
-        typer.Option(metavar="RUN|CHECKPOINT", parser=_path, help="Start from another model's weights and vocabulary."),
+        typer.Option(
+            metavar="RUN|CHECKPOINT",
+            parser=_path,
+            help="Start from another model's weights and vocabulary; TEXT says what to train on.",
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, measure, and stop.")] = False,
 ) -> None:
@@ -265,17 +272,26 @@ def _base_of(init_from: Path) -> Any:
 @_command
 def sample(
     model: Model = None,
-    prefix: Annotated[str | None, typer.Option("--prefix", "-p", help="What the text begins with.")] = None,
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", "-p", help="What the text begins with; else nothing.")
+    ] = None,
     prefix_file: Annotated[
         str | None, typer.Option(metavar="FILE", help="Read the prefix from a UTF-8 file, or - for stdin.")
     ] = None,
-    length: Annotated[int, typer.Option("--length", "-n", help="Characters to draw after the prefix.")] = 500,
+    length: Annotated[
+        int, typer.Option("--length", "-n", help="Characters (bytes, at level byte) to draw after the prefix.")
+    ] = 500,
     temperature: Annotated[
-        float, typer.Option("--temperature", "-t", help="Below 1 safer, above 1 wilder, 0 greedy.")
+        float, typer.Option("--temperature", "-t", help="Divides the logits: below 1 safer, above 1 wilder, 0 greedy.")
     ] = 1.0,
     top_k: Annotated[int | None, typer.Option(help="Only the K most probable characters.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Only the most probable that sum to P.")] = None,
-    min_p: Annotated[float | None, typer.Option(help="Only those with P times the best probability or more.")] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Nucleus sampling: only the most probable characters whose probabilities sum to P."),
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Only characters at least P times as probable as the most probable one.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed, the same text; else a new one each time.")] = None,
     samples: Annotated[int, typer.Option("--samples", "-N", help="How many texts, drawn as one batch.")] = 1,
     separator: Annotated[
@@ -328,7 +344,7 @@ def _read_prefix(name: str) -> str:
         ):
             raw = file.read(_LONGEST_PREFIX + 1)
         if len(raw) > _LONGEST_PREFIX:
-            raise ConfigError(f"--prefix-file {name}: over {_LONGEST_PREFIX:,} bytes; its end, as of tail -c, will do")
+            raise ConfigError(f"--prefix-file {name}: over {_LONGEST_PREFIX:,} bytes; its end will do")
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"--prefix-file {name}: not UTF-8 at byte {error.start}") from None
@@ -373,10 +389,10 @@ def evaluate(
     model: Model = None,
     split: Annotated[
         Split | None,
-        typer.Option(help="Which part of the text the model was trained on.", show_default="validation"),
+        typer.Option(help="Which split of the run's own text.", show_default="validation"),
     ] = None,
     text: Annotated[str | None, typer.Option(metavar="FILE", help="Another text, whole; - for standard input.")] = None,
-    encoding: Annotated[str | None, typer.Option(help="Of --text.", show_default="utf-8")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Encoding of --text.", show_default="utf-8")] = None,
     lanes: Annotated[
         int, typer.Option(help="1 reads the text as one stream; up to 64 are faster and differ in the fifth digit.")
     ] = 1,
@@ -386,8 +402,12 @@ def evaluate(
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Also with weights that learn from the text after predicting it.")
     ] = False,
-    dynamic_rate: Annotated[float | None, typer.Option(help="How far they go.", show_default="0.001")] = None,
-    dynamic_decay: Annotated[float | None, typer.Option(help="How much they go back.", show_default="0.003")] = None,
+    dynamic_rate: Annotated[
+        float | None, typer.Option(help="The learning rate of --dynamic.", show_default="0.001")
+    ] = None,
+    dynamic_decay: Annotated[
+        float | None, typer.Option(help="How strongly --dynamic pulls back.", show_default="0.003")
+    ] = None,
     tune_temperature: Annotated[
         bool, typer.Option("--tune-temperature", help="Also at the temperature that suits the validation text best.")
     ] = False,
@@ -516,12 +536,12 @@ def grid(
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", parser=_path, help="The grid's folder; else a new one."),
+        typer.Option("--output", "-o", metavar="DIR", parser=_path, help="The grid's folder; else a new one in runs/."),
     ] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", metavar="N", help="Runs at a time; else one a core, or one on a GPU.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the grid DIR, or the newest.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the grid DIR, else with the newest.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Train every combination of some options' values, each as a run of its own, and compare them.
@@ -567,12 +587,14 @@ def bench(
     vocabulary: Annotated[
         int | None, typer.Option(help="V, the symbols of the made-up text; 66 unless given, 256 at level byte.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, mps, or auto.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, mps, or auto.", show_default="the configuration's, else auto")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Measure training and sampling beside plain PyTorch and this machine's limits.
 
-    One configuration if any option of it is given, else a grid of cells and sizes, which takes minutes. Every
+    One configuration if --config or --set is given, else each cell at four sizes, which takes minutes. Every
     engine is measured, and float32 and bfloat16 unless one precision is set; the corpus is not read.
     """
     from charrnn.bench import cases, machine, measuring, report
@@ -624,17 +646,18 @@ def _print_table(table: "Table") -> None:
 def show_config(
     config: ConfigFile = None,
     settings: Settings = None,
+    explain: Annotated[bool, typer.Option("--explain", help="With each option's meaning above it.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="The JSON Schema of configurations, for editors.")] = False,
 ) -> None:
     """Print the resolved configuration as YAML, or what can be configured as a JSON Schema."""
     from charrnn.config import json_schema, load_config
 
-    if schema and (config or settings):
-        raise ConfigError("--schema is the same for every configuration; it goes without --config and --set")
+    if schema and (config or settings or explain):
+        raise ConfigError("--schema is the same for every configuration; it goes without other options")
     if schema:
         typer.echo(json.dumps(json_schema(), indent=2))
         return
-    text = load_config(config, settings or ()).to_yaml()
+    text = load_config(config, settings or ()).to_yaml(explained=explain)
     if sys.stdout is None or _on_terminal(sys.stdout):
         typer.echo(text, nl=False)
     else:  # a configuration is UTF-8, whatever the locale's encoding is
@@ -671,9 +694,7 @@ def fetch(name: Annotated[str, typer.Argument(help="A named corpus; see `charrnn
 @_command
 def describe(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="As for `charrnn train`.")],
-    encoding: Annotated[
-        str | None, typer.Option(help="Of the files; corpus.encoding elsewhere.", show_default="utf-8")
-    ] = None,
+    encoding: Annotated[str | None, typer.Option(help="Encoding of the files.", show_default="utf-8")] = None,
     level: Annotated[Level, typer.Option(help="Characters or bytes.")] = Level.character,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:

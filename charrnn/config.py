@@ -9,6 +9,7 @@ import difflib
 import json
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +157,7 @@ class CorpusConfig(_Section):
     source: Annotated[str | list[str], BeforeValidator(_one_or_more_texts)] = "python"
     """A named corpus, a file, a folder, a glob, - for standard input, or a list of these."""
     encoding: str = "utf-8"
-    """How the bytes of the files stand for characters."""
+    """Encoding of the files: utf-8, cp1252, latin-1, ..."""
     newlines: Literal["normalise", "keep"] = "normalise"
     """normalise turns CRLF and CR into LF; keep leaves them."""
     level: Literal["character", "byte"] = "character"
@@ -168,7 +169,7 @@ class CorpusConfig(_Section):
     validation: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.1
     """The share of the text, after the training text, that is held out to choose the best checkpoint."""
     test: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.0
-    """The share of the text, at its end, that no training run looks at."""
+    """The share of the text, at its end, that no training run looks at; `charrnn evaluate --split test` reads it."""
 
     @model_validator(mode="after")
     def _check(self) -> "CorpusConfig":
@@ -205,7 +206,7 @@ class ModelConfig(_Section):
     dropout: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.0
     """Share of units dropped between layers and before the readout (Zaremba et al. 2014), never across time."""
     weight_dropout: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.0
-    """Share of the weights of W_hh that are dropped, others for each window (DropConnect; Merity et al. 2018)."""
+    """Share of W_hh dropped, drawn anew for each window (DropConnect; Wan et al. 2013, Merity et al. 2018)."""
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":
@@ -241,7 +242,7 @@ class TrainingConfig(_Section):
     betas: tuple[
         Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool], Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool]
     ] = (0.5, 0.99)
-    """adamw's decay of the mean of gradients, of which a little is best here, and of the mean of their squares."""
+    """adamw's beta1 and beta2: the decay of the mean of gradients, of which a little is best here, and of squares."""
     weight_decay: Annotated[FiniteFloat, Field(ge=0), _NotBool] = 0.01
     """Decoupled decay of the matrices, per step and times the learning rate; biases are left alone."""
     warmup: Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool] = 0.02
@@ -257,7 +258,7 @@ class TrainingConfig(_Section):
     averaging: Annotated[FiniteFloat, Field(ge=0, le=0.5), _NotBool] = 0.0
     """Evaluate, sample and keep averaged weights, whose mean age is this share of the steps so far; 0 for the last."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
-    """Of the products; auto takes bfloat16 where the hardware has it and a trial shows it faster, else float32."""
+    """Precision of the products; auto takes bfloat16 where a trial shows it faster in hardware, else float32."""
     engine: Literal["auto", "reference", "written", "torch", "compiled"] = "auto"
     """What runs the layers: the readable equations, their gradients by hand, PyTorch's own kernels, or C compiled for
     this CPU, where there is a compiler; auto takes what a trial shows to be the fastest."""
@@ -328,12 +329,29 @@ class Config(_Section):
         chosen = RECIPE if self.training.recipe == "auto" else ()
         return [f"{section}.{key}" for section, key in chosen if key not in said[section]]
 
-    def to_yaml(self) -> str:
-        """The configuration as YAML that `load_config` reads back to an equal one."""
+    def to_yaml(self, explained: bool = False) -> str:
+        """The configuration as YAML that `load_config` reads back to an equal one.
+
+        explained: with each option's meaning in a comment above it.
+        """
         values = self.model_dump(mode="json")
         for section, _, key in (name.partition(".") for name in self.left_to_recipe()):
             values[section][key] = AUTO
-        return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+        if not explained:
+            return _to_yaml(values)
+        lines: list[str] = []
+        for name, options in values.items():
+            section = getattr(self, name)
+            lines += [f"# {section.__doc__}", f"{name}:"]
+            for key, value in options.items():
+                meaning = type(section).model_fields[key].description or ""
+                lines += [f"  # {line}" for line in textwrap.wrap(meaning, 100)]
+                lines += [*textwrap.indent(_to_yaml({key: value}), "  ").splitlines(), ""]
+        return "\n".join(lines)
+
+
+def _to_yaml(values: Mapping[str, Any]) -> str:
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 AUTO = "auto"

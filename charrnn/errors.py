@@ -4,6 +4,11 @@ Each message says where, what came, what was wanted and what to do. The command 
 traceback and leaves with the kind's `exit_code`.
 """
 
+import os
+import shlex
+import subprocess
+import sys
+
 
 class CharrnnError(Exception):
     """Any error that charrnn raises on purpose."""
@@ -15,6 +20,12 @@ class ConfigError(CharrnnError):
     """A configuration, an option or a combination of them that cannot work."""
 
     exit_code = 2
+
+
+def missing(package: str, what: str) -> ConfigError:
+    """The error where an extra is not installed: `what` needs it, and how to get it into the running Python."""
+    python = subprocess.list2cmdline([sys.executable]) if os.name == "nt" else shlex.quote(sys.executable)
+    return ConfigError(f"{what} needs {package}: {python} -m pip install {package}")
 
 
 class TextError(CharrnnError):

@@ -54,7 +54,7 @@ def measure(text: str, budget: str, settings: list[str], seeds: list[int]) -> di
     from charrnn.bench import machine
 
     made = {"commit": commit()}
-    name = Path(text).stem
+    path = Path(text)
     said = {setting.partition("=")[0].rpartition(".")[2] for setting in settings}
     settings = settings if "samples" in said else [*settings, "samples=0"]
     folder = Path(tempfile.mkdtemp())
@@ -64,9 +64,9 @@ def measure(text: str, budget: str, settings: list[str], seeds: list[int]) -> di
         shutil.rmtree(folder)
     options = "".join(f" --set {setting}" for setting in settings)
     return {
-        "text": name,
+        "text": path.stem,
         "budget": budget,
-        "command": f"charrnn train {name} --budget {budget}{options}",
+        "command": f"charrnn train {path.name} --budget {budget}{options}",
         "runs": runs,
         "machine": machine.description(torch.device("cpu")),
     }

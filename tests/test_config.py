@@ -840,3 +840,13 @@ def test_every_resumable_key_exists_and_those_that_make_the_run_are_not_among_th
     assert {tuple(key.split(".")) for key in RESUMABLE} <= set(KEYS)
     assert "training.budget" in RESUMABLE
     assert not RESUMABLE & {"training.seed", "training.batch_size", "corpus.source", "model.hidden_size"}
+
+
+def test_an_explained_configuration_is_the_same_with_the_meaning_of_every_option():
+    config = load_config(settings=['sample_prefix="a\\n# b\\n"', "hidden_size=7", "source=[a.txt, b.txt]"])
+    text = config.to_yaml(explained=True)
+    assert load(text) == config
+    said = " ".join(line.strip().removeprefix("# ") for line in text.splitlines())
+    for section in (config.corpus, config.model, config.training):
+        for field in type(section).model_fields.values():
+            assert " ".join(field.description.split()) in " ".join(said.split())

@@ -189,7 +189,7 @@ def test_a_hostile_argument_is_refused_in_words(here, arguments, code, message):
         (
             ["sample", "run", "--prefix-file", "/dev/zero"],
             2,
-            "--prefix-file /dev/zero: over 16,777,216 bytes; its end, as",
+            "--prefix-file /dev/zero: over 16,777,216 bytes; its end will do",
         ),
     ],
 )

@@ -176,7 +176,7 @@ HUGE = [
     (["train", "huge"], 1, "huge is too long: "),
     (["corpora", "describe", "huge"], 1, "huge is too long: "),
     (["evaluate", "run", "--text", "huge"], 1, "huge is too long: "),
-    (["sample", "run", "--prefix-file", "huge"], 2, "--prefix-file huge: over 16,777,216 bytes; its end, as of tail"),
+    (["sample", "run", "--prefix-file", "huge"], 2, "--prefix-file huge: over 16,777,216 bytes; its end will do"),
     (["config", "--config", "huge"], 2, "huge: too large for a configuration (over 1,000,000 bytes); is it your text"),
     (["sample", "huge"], 1, "huge: not a checkpoint, or a damaged one"),
     (["train", "text.txt", "--init-from", "huge"], 1, "huge: not a checkpoint, or a damaged one"),

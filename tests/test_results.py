@@ -46,7 +46,8 @@ def test_measuring_one_more_seed_keeps_the_others(tmp_path, monkeypatch):
 def test_every_result_names_its_command_seeds_machine_and_commit():
     for line in (RESULTS / "runs.jsonl").read_text(encoding="utf-8").splitlines():
         result = json.loads(line)
-        assert result["command"].startswith(f"charrnn train {result['text']} --budget {result['budget']}")
+        named = result["text"] if result["text"] == "python" else f"{result['text']}.txt"
+        assert result["command"].startswith(f"charrnn train {named} --budget {result['budget']}")
         assert [run["seed"] for run in result["runs"]] == sorted({run["seed"] for run in result["runs"]})
         assert result["machine"]
         assert all(re.fullmatch(r"[0-9a-f]{7,}", run["commit"]) for run in result["runs"])

@@ -1,14 +1,11 @@
 """Learning curves of runs, from what their metrics.jsonl says."""
 
 import json
-import math
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from charrnn.errors import CheckpointError, ConfigError
+from charrnn.errors import CheckpointError, ConfigError, missing
 from charrnn.text.reading import shown
 from charrnn.training.runs import Run
 
@@ -52,9 +49,9 @@ def _record(line: bytes) -> dict[str, Any]:
 
 
 def curve(records: Sequence[dict[str, Any]], axis: Axis) -> tuple[list[float], list[float]]:
-    """Where and how high: bits per character of training or validation records along an axis."""
+    """Where and how high: nats per character of training or validation records along an axis."""
     key = _KEYS[axis]
-    return [record[key] for record in records], [record["nats_per_char"] / math.log(2) for record in records]
+    return [record[key] for record in records], [record["nats_per_char"] for record in records]
 
 
 def plain_label(text: str) -> str:
@@ -63,7 +60,7 @@ def plain_label(text: str) -> str:
 
 
 def plot_curves(runs: Sequence[Run], output: Path, axis: Axis = "seconds") -> None:
-    """Draw bits per character of some runs into a PNG, SVG or PDF file: validation full, training faint.
+    """Draw nats per character of some runs into a PNG, SVG or PDF file: validation full, training faint.
 
     Raises ConfigError without matplotlib or for a file it cannot write, CheckpointError for a folder that is no run or
     a log without figures.
@@ -86,7 +83,7 @@ def plot_curves(runs: Sequence[Run], output: Path, axis: Axis = "seconds") -> No
             markersize=3,
             label=f"{plain_label(run.folder.absolute().name)}{lowest}",
         )
-    axes.set(xlabel=axis, ylabel="bits per character", title="validation (dots) and training (faint)")
+    axes.set(xlabel=axis, ylabel="nats per character", title="validation (dots) and training (faint)")
     axes.grid(alpha=0.3)
     axes.legend()
     save_figure(figure, output)
@@ -97,9 +94,7 @@ def new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ConfigError(
-            f"drawing needs matplotlib: {shlex.quote(sys.executable)} -m pip install matplotlib"
-        ) from None
+        raise missing("matplotlib", "drawing") from None
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -125,6 +125,7 @@ class _RNN(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dH_TBH: Tensor, dH_BH: Tensor) -> tuple[Tensor | None, ...]:
         x, w_ih, w_hh, H_TBH = ctx.saved_tensors
+        # dsum_t = dH_t phi'(sum_t)     dH_{t-1} = dsum_t W_hh + what comes from above
         dsums_TBK = torch.empty_like(H_TBH[1:])
         add_product = repeated_product(w_hh.T, len(dH_BH))
         dH_BH = dH_BH + dH_TBH[-1]
@@ -168,7 +169,13 @@ class _LSTM(torch.autograd.Function):
     def backward(ctx: Any, dH_TBH: Tensor, dH_BH: Tensor, dC_BH: Tensor) -> tuple[Tensor | None, ...]:
         x, w_ih, w_hh, gates_TBK, H_TBH, C_TBH, tanhC_TBH = ctx.saved_tensors
         i, f, g, o = gates_TBK.chunk(4, dim=2)
-        # Each gate's sum moves the loss by dC (i, f, g) or dH (o) times a factor that is known already.
+        # With I, F, G, O the gates after their function and i, f, g, o their sums, by the chain rule on 10.1.1 to
+        # 10.1.4:
+        #   dC_t = dC_{t+1} F_{t+1} + dH_t O (1 - tanh^2 C_t)
+        #   di = dC_t G I (1 - I)       df = dC_t C_{t-1} F (1 - F)
+        #   dg = dC_t I (1 - G^2)       do = dH_t tanh C_t O (1 - O)
+        #   dH_{t-1} = [di df dg do] W_hh + what comes from above
+        # Each is dC (i, f, g) or dH (o) times a factor that is known already.
         dsums_TBK = torch.empty_like(gates_TBK)
         factor_i, factor_f, factor_g, factor_o = dsums_TBK.chunk(4, dim=2)
         sigmoid_gradient(g, i, grad_input=factor_i)
@@ -220,7 +227,11 @@ class _GRU(torch.autograd.Function):
     def backward(ctx: Any, dH_TBH: Tensor, dH_BH: Tensor) -> tuple[Tensor | None, ...]:
         x, w_ih, w_hh, gates_TBK, H_TBH, hidden_n_TBH = ctx.saved_tensors
         r, z, n = gates_TBK.chunk(3, dim=2)
-        # Every gate's sum moves the loss by dH times a factor that is known already.
+        # With R, Z, N the gates after their function and r, z, n their sums, h_n n's sum from H, by the chain rule on
+        # 10.2.1 to 10.2.3:
+        #   dn = dH_t (1 - Z) (1 - N^2)     dh_n = dn R     dr = dn h_n R (1 - R)     dz = dH_t (H_{t-1} - N) Z (1 - Z)
+        #   dH_{t-1} = dH_t Z + [dr dz dh_n] W_hh + what comes from above
+        # Each is dH times a factor that is known already.
         dn_TBH = torch.rsub(z, 1)
         tanh_gradient(dn_TBH, n, grad_input=dn_TBH)
         dhidden_TBK = torch.empty_like(gates_TBK)

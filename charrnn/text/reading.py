@@ -26,6 +26,8 @@ from charrnn.waiting import told_if_slow
 LEVELS = ("character", "byte")
 NEWLINES = ("normalise", "keep")
 
+_END_OF_INPUT = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
+
 _MAGIC = re.compile(r"[*?[]")
 _SEPARATORS = re.compile(r"[/\\]" if os.sep == "\\" else "/")
 # What redirections and a shell's <(command) turn into: read, whatever device stands behind.
@@ -219,7 +221,7 @@ class Collector:
         self._names.append("standard input")
         self._files.append("standard input")
         try:
-            with told_if_slow("standard input is being read until its end, which at a terminal is Ctrl-D"):
+            with told_if_slow(f"standard input is being read until its end, which at a terminal is {_END_OF_INPUT}"):
                 content = _content_of_stream(stream, "standard input")
             self._add(self._decoded(content, encoding))
         except OSError as error:
@@ -501,8 +503,7 @@ def _content_of_stream(stream: BinaryIO | io.FileIO, name: str) -> bytes:
 
 def _too_long(name: str, size: str) -> TextError:
     return TextError(
-        f"{name} is too long: {size}, of which a text and its ids would fill this machine's memory; take a part of it, "
-        "as with head -c"
+        f"{name} is too long: {size}, of which a text and its ids would fill this machine's memory; take a part of it"
     )
 
 

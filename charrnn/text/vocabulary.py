@@ -123,7 +123,8 @@ class Vocabulary:
         more = f" (and {count - 1:,} more unknown)" if count > 1 else ""
         return (
             f"{what}: {character!a} (U+{ord(character):04X}) at position {position:,}{more} is not among the "
-            f"{len(self.characters):,} characters the model was trained on: {_shown(self.characters)}"
+            f"{len(self.characters):,} characters the model was trained on: {_shown(self.characters)}; "
+            f"on_unknown skip leaves such characters out"
         )
 
 

@@ -83,7 +83,8 @@ def follow(
     speed = speeds[decisive]
     grounds = Grounds(budget, speed * (budget.seconds or _ASSUMED_SECONDS), characters, vocabulary_size)
     chosen = choose(config, grounds)
-    return load_config(flags=chosen, base=config), _in_words(chosen, grounds, speed)
+    resolved = load_config(flags=chosen, base=config)
+    return resolved, _in_words(chosen, grounds, speed, _epochs_of(resolved, grounds))
 
 
 def choose(config: Config, grounds: Grounds) -> dict[str, Any]:
@@ -214,10 +215,18 @@ def _measured_speed(config: Config, vocabulary_size: int, device: torch.device) 
     return weights * _PROBE.batch_size * _PROBE.seq_length / seconds_per_window(network, execution, _PROBE)
 
 
-def _in_words(chosen: Mapping[str, Any], grounds: Grounds, speed: float) -> str:
+def _epochs_of(config: Config, grounds: Grounds) -> float:
+    """How often the text will be read, as far as can be told."""
+    model, training = config.model, config.training
+    cell = Cell(model.cell, model.activation)
+    weights = _weights(model.hidden_size, cell.gates, model.num_layers, grounds.vocabulary_size)
+    return _epochs(grounds, weights, training.batch_size * training.seq_length)
+
+
+def _in_words(chosen: Mapping[str, Any], grounds: Grounds, speed: float, epochs: float) -> str:
     names = ", ".join(key.partition(".")[2] for key in chosen)
     time = "" if grounds.budget.seconds else " (the budget names no time: as for 10 minutes)"
     return (
-        f"chose {names} for {grounds.characters:,} characters and this machine's {speed:.2g} weights x characters a "
-        f"second{time}; --set recipe=none takes fixed values"
+        f"chose {names} for {grounds.characters:,} characters, about {epochs:.2g} epochs, and this machine's "
+        f"{speed:.2g} weights x characters a second{time}; --set recipe=none takes fixed values"
     )

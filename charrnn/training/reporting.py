@@ -9,7 +9,6 @@ import io
 import json
 import math
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from charrnn.errors import CheckpointError, ConfigError
+from charrnn.errors import CheckpointError, missing
 from charrnn.training.evaluation import Evaluation
 from charrnn.training.runs import Run
 
@@ -336,7 +335,5 @@ def require_tensorboard() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise ConfigError(
-            f"training.tensorboard needs TensorBoard: {shlex.quote(sys.executable)} -m pip install tensorboard"
-        ) from None
+        raise missing("tensorboard", "training.tensorboard") from None
     return SummaryWriter

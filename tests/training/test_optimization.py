@@ -65,6 +65,17 @@ def test_weight_decay_pulls_on_matrices_and_leaves_biases_alone():
         torch.testing.assert_close(parameter.detach(), shrunk)
 
 
+def test_the_moments_decay_as_configured():
+    made = network()
+    optimizer = make_optimizer(made, training(betas=(0.25, 0.75)))
+    for parameter in made.parameters():
+        parameter.grad = torch.full_like(parameter, 2.0)
+    optimizer.step()
+    for parameter in made.parameters():
+        torch.testing.assert_close(optimizer.state[parameter]["exp_avg"], torch.full_like(parameter, 0.75 * 2))
+        torch.testing.assert_close(optimizer.state[parameter]["exp_avg_sq"], torch.full_like(parameter, 0.25 * 4))
+
+
 def test_a_new_learning_rate_keeps_the_moments():
     made = network()
     optimizer = make_optimizer(made, training())
