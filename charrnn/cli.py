@@ -136,7 +136,10 @@ def main() -> None:
 
 
 def _command(function: Callable[..., None]) -> Callable[..., None]:
-    """Errors of ours become their message on stderr and their exit code; others too, unless --debug."""
+    """Errors of ours, of the system and for want of memory become a message on stderr and an exit code.
+
+    Not with --debug; and a bug keeps its traceback.
+    """
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -148,8 +151,8 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
             _die(str(error), error.exit_code)
         except BrokenPipeError:
             raise
-        except (OSError, MemoryError, RecursionError, RuntimeError) as error:
-            known = not isinstance(error, RuntimeError) or isinstance(error, RecursionError) or "memory" in str(error)
+        except (OSError, MemoryError, RuntimeError) as error:
+            known = isinstance(error, (OSError, MemoryError, RecursionError)) or "memory" in str(error)
             if _debug or not known:
                 raise
             _die(f"{type(error).__name__}: {_first_line(error)} (charrnn --debug ... shows where)", 1)

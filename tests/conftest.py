@@ -41,10 +41,10 @@ def _one_thread() -> Iterator[None]:
 needs_compiler = pytest.mark.skipif(not compiler_here(), reason="there is no C compiler here")
 
 
-def can_code() -> bool:
+def has_int8() -> bool:
     """Whether the C for int8 can be had here."""
     kernels = usable_kernels(torch.float32, torch.device("cpu"))
-    return kernels is not None and kernels.can_code
+    return kernels is not None and kernels.has_int8
 
 
 @pytest.fixture(params=["tensors", pytest.param("C", marks=needs_compiler)])

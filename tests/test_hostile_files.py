@@ -151,15 +151,15 @@ def test_a_run_that_may_only_be_read_is_sampled_from_and_evaluated(here, permiss
 
 
 def test_a_folder_closed_while_a_run_trains_leaves_its_last_checkpoint(here, permissions_hold, monkeypatch):
-    ordinary = loop.Training.save
+    ordinary = loop.Trainer.save
 
-    def save(self: loop.Training) -> None:
+    def save(self: loop.Trainer) -> None:
         if self.session.step_count == 20:
             self.run.folder.chmod(0o555)
         ordinary(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Training, "save", save)
+        patch.setattr(loop.Trainer, "save", save)
         done = run("train", "text.txt", "--run", "new", *SMALL_ARGUMENTS)
     assert (done.exit_code, done.stderr.splitlines()[-1]) == (
         1,

@@ -14,7 +14,7 @@ from charrnn.model.products import can_quantize
 from charrnn.sampling.choosing import Choosing
 from charrnn.training import checkpoint, loop
 from charrnn.training.dynamic import Adaptation
-from tests.conftest import can_code
+from tests.conftest import has_int8
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_choices_that_there_are_not_are_refused(model):
     assert charrnn.load(model.path, device=torch.device("cpu")).sample("3", 5, seed=1) == model.sample("3", 5, seed=1)
 
 
-needs_int8 = pytest.mark.skipif(not (can_quantize() or can_code()), reason="no fast products of int8 here")
+needs_int8 = pytest.mark.skipif(not (can_quantize() or has_int8()), reason="no fast products of int8 here")
 
 
 @needs_int8

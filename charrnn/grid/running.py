@@ -21,11 +21,11 @@ from charrnn.errors import CheckpointError, ConfigError, Interrupted
 from charrnn.grid.folder import Grid
 from charrnn.insight.plotting import read_metrics
 from charrnn.training import checkpoint
-from charrnn.training.loop import caught_signals
 from charrnn.training.placement import choose_device
-from charrnn.training.progress import Progress
+from charrnn.training.progress import SessionRecord
 from charrnn.training.reporting import counted, duration, harmless
 from charrnn.training.runs import Run
+from charrnn.training.signals import caught_signals
 
 Say = Callable[[str, str], None]
 """Tells a person a label and a text."""
@@ -224,7 +224,7 @@ def _clear(run: Run) -> None:
 def figures(run: Run) -> dict[str, Any]:
     """What a finished run came to, by the names of Outcome's fields. Raises CheckpointError if it cannot be read."""
     stored = checkpoint.load(run.last)
-    progress = Progress.read(stored.progress)
+    progress = SessionRecord.read(stored.progress)
     try:
         speed = statistics.median(one["chars_per_second"] for one in read_metrics(run)["training"])
     except (KeyError, TypeError, statistics.StatisticsError):

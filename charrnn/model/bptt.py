@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from charrnn.model.cells import Cell, Drop, State, Weights
+from charrnn.model.cells import Cell, CellName, Drop, State, Weights
 from charrnn.model.products import repeated_product
 
 sigmoid_gradient = torch.ops.aten.sigmoid_backward.grad_input
@@ -71,6 +71,15 @@ def require_ids(smallest: Tensor, largest: Tensor, vocabulary_size: int) -> None
     """Raise IndexError for ids that are outside of the vocabulary."""
     if smallest < 0 or largest >= vocabulary_size:
         raise IndexError(f"ids from {smallest} to {largest}; expected 0 to {vocabulary_size - 1}")
+
+
+def split_biases(cell: CellName, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor, Tensor]:
+    """(K,) that are added to the sums from inputs, and what is left of b_hh: of a GRU's n, (H,).
+
+    That belongs to the sum from H, which the reset gate multiplies.
+    """
+    shared = len(b_hh) // 3 * 2 if cell == "gru" else len(b_hh)
+    return torch.cat([b_ih[:shared] + b_hh[:shared], b_ih[shared:]]), b_hh[shared:].contiguous()
 
 
 def _from_inputs(x: Tensor, weight_ih: Tensor, bias: Tensor) -> Tensor:
@@ -206,11 +215,11 @@ class _GRU(torch.autograd.Function):
         ctx: Any, x: Tensor, H_BH: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
     ) -> tuple[Tensor, Tensor]:
         H = H_BH.shape[1]
-        # b_hh belongs to the sums of r and z, and to n's part from H, which the reset gate multiplies.
-        gates_TBK = _from_inputs(x, w_ih, b_ih + torch.cat([b_hh[: 2 * H], b_hh.new_zeros(H)]))
+        bias_K, b_n = split_biases("gru", b_ih, b_hh)
+        gates_TBK = _from_inputs(x, w_ih, bias_K)
         H_TBH = _states(H_BH, len(x))
         hidden_n_TBH = torch.empty_like(H_TBH[1:])
-        product, b_n = repeated_product(w_hh, len(H_BH)), b_hh[2 * H :]
+        product = repeated_product(w_hh, len(H_BH))
         r_z_TBK, n_TBH = torch.split(gates_TBK, [2 * H, H], dim=2)
         r_TBH, z_TBH = r_z_TBK.chunk(2, dim=2)
         for t, (r_z, r, z, n, hidden_n) in enumerate(zip(r_z_TBK, r_TBH, z_TBH, n_TBH, hidden_n_TBH, strict=True)):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from charrnn.model.bptt import input_gradients, recurrent_gradient, require_ids, through_layers
+from charrnn.model.bptt import input_gradients, recurrent_gradient, require_ids, split_biases, through_layers
 from charrnn.model.cells import Cell, Drop, State, Weights
 from charrnn.model.compiling import Kernels, kernels_for
 
@@ -57,12 +57,12 @@ class _Layer(torch.autograd.Function):
         if cell.name == "lstm":
             C_BH = before[1].to(w_hh.dtype).expand(B, H).clone(memory_format=torch.contiguous_format)
         kept = kernels.kept(w_hh, cell, T, B, H) if with_gradient else None
-        bias_K, b_n = biases(cell, b_ih, b_hh)
+        bias_K, b_n = split_biases(cell.name, b_ih, b_hh)
         ids_TB = _ids(x, w_ih.shape[1])
         x = x if ids_TB is None else ids_TB
         table = functional.linear(x, w_ih, bias_K) if ids_TB is None else (w_ih.T + bias_K).contiguous()
         w_hh = w_hh.contiguous()
-        kernels.run("forward", cell, (T, B, H), ids_TB, table, w_hh, b_n, ..., H_TBH, C_BH, kept)
+        kernels.run("forward", cell, (T, B, H), ids_TB, table, w_hh, b_n, kernels.packed(w_hh), H_TBH, C_BH, kept)
         ctx.save_for_backward(x, w_ih, w_hh, H_TBH, kept)
         ctx.kernels, ctx.cell = kernels, cell
         return H_TBH[1:], H_TBH[-1].clone(), *([] if C_BH is None else [C_BH])
@@ -78,7 +78,7 @@ class _Layer(torch.autograd.Function):
         dtable_VK = None if ids_TB is None else w_ih.new_zeros(w_ih.shape[1], K)
         dsums_TBK = ctx.kernels.rows(w_hh, T, B, K)
         dn_TBH = w_hh.new_empty(T, B, H) if ctx.cell.name == "gru" else None
-        known = (ids_TB, w_hh, ..., H_TBH, kept, dH_TBH.contiguous())
+        known = (ids_TB, w_hh, ctx.kernels.packed(w_hh), H_TBH, kept, dH_TBH.contiguous())
         ctx.kernels.run("backward", ctx.cell, (T, B, H), *known, dH_BH, dC_BH, dsums_TBK, dn_TBH, dtable_VK)
         if dtable_VK is not None:
             dx, dw_ih, db_ih = None, dtable_VK.T, dtable_VK.sum(0)
@@ -87,15 +87,6 @@ class _Layer(torch.autograd.Function):
             dx, dw_ih, db_ih = input_gradients(x, w_ih, from_inputs_TBK)
         db_hh = db_ih if dn_TBH is None else torch.cat([db_ih[: K - H], dsums_TBK[..., K - H :].sum((0, 1))])
         return None, None, None, dx, dw_ih, recurrent_gradient(dsums_TBK, H_TBH[:-1]), db_ih, db_hh, *dstate
-
-
-def biases(cell: Cell, b_ih: Tensor, b_hh: Tensor) -> tuple[Tensor, Tensor]:
-    """(K,) that are added to the sums from inputs, and what is left of b_hh: of a GRU's n, (H,).
-
-    That belongs to the sum from H, which the reset gate multiplies.
-    """
-    shared = len(b_hh) // cell.gates * 2 if cell.name == "gru" else len(b_hh)
-    return torch.cat([b_ih[:shared] + b_hh[:shared], b_ih[shared:]]), b_hh[shared:].contiguous()
 
 
 def _ids(x: Tensor, vocabulary_size: int) -> Tensor | None:

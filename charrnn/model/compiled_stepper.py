@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from charrnn.model.bptt import split_biases
 from charrnn.model.cells import State, Weights
-from charrnn.model.compiled import biases
 from charrnn.model.compiling import CELLS, Kernels
 from charrnn.model.network import CharRNN
-from charrnn.model.products import CODE_STEPS, CODE_ZERO, encoded, int8_rows
+from charrnn.model.products import STATE_LEVELS, ZERO_POINT, quantize_rows, quantize_states
 
-_WORTH_A_THREAD, _WORTH_A_THREAD_CODED = 2**16, 2**18
+_WORTH_A_THREAD, _WORTH_A_THREAD_INT8 = 2**16, 2**18
 """Multiplications of a step to each thread; with fewer it is over before one more has begun. On 2 Ice Lake cores a step
-of one lane took one and two threads, us: RNN 2 x 64 3.8, 4.3; LSTM 2 x 128 18, 13; coded, 2 x 128 7.6, 7.5, 2 x 256 21,
-13."""
+of one lane took one and two threads, us: RNN 2 x 64 3.8, 4.3; LSTM 2 x 128 18, 13; quantized, 2 x 128 7.6, 7.5, 2 x 256
+21, 13."""
 
 _TOGETHER = 4
 """Codes of 8 bits that are multiplied and summed by one instruction."""
@@ -40,7 +40,7 @@ class _Layer(ctypes.Structure):
 
 class _Network(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("cell", "coded", "lanes", "hidden", "depth", "vocabulary")),
+        *((name, ctypes.c_int64) for name in ("cell", "quantized", "lanes", "hidden", "depth", "vocabulary")),
         ("layers", ctypes.POINTER(_Layer)),
         *((name, ctypes.c_void_p) for name in ("readout", "readout_bias", "states", "codes", "logits")),
         ("latest", ctypes.c_int64),
@@ -50,7 +50,7 @@ class _Network(ctypes.Structure):
 class CompiledStepper:
     """A Stepper in C, on the CPU, of a network and a state as `stepper_for` takes them.
 
-    quantized: where `kernels.can_code`.
+    quantized: where `kernels.has_int8`.
     """
 
     @torch.inference_mode()
@@ -68,10 +68,10 @@ class CompiledStepper:
         row = _TOGETHER * kernels.row_of(-(-H // _TOGETHER))
         codes_2LBH = weight.new_zeros(2, L, lanes, row, dtype=torch.uint8)
         if quantized:
-            encoded(states_2LBH[0, ..., :H], into=codes_2LBH[0, ..., :H])
+            quantize_states(states_2LBH[0, ..., :H], into=codes_2LBH[0, ..., :H])
         self._network = _Network(
             cell=CELLS[network.cell.name, network.cell.activation],
-            coded=quantized,
+            quantized=quantized,
             lanes=lanes,
             hidden=H,
             depth=L,
@@ -85,7 +85,7 @@ class CompiledStepper:
         )
         _, *matrices = (matrix for weights in network.rnn.layers() for matrix in weights[:2])  # layer 1's W_xh is read
         multiplications = lanes * sum(matrix.numel() for matrix in (*matrices, weight))
-        worth = multiplications // (_WORTH_A_THREAD_CODED if quantized else _WORTH_A_THREAD)
+        worth = multiplications // (_WORTH_A_THREAD_INT8 if quantized else _WORTH_A_THREAD)
         threads = min(torch.get_num_threads(), max(worth, 1))
         self._arguments, self._room = (ctypes.byref(self._network), threads), np.empty((threads, V))
 
@@ -121,7 +121,7 @@ class CompiledStepper:
         found = []
         for l, parameters in enumerate(network.rnn.layers()):
             weights = Weights(*(tensor.detach() for tensor in parameters))
-            bias_K, b_n = biases(cell, weights.bias_ih, weights.bias_hh)
+            bias_K, b_n = split_biases(cell.name, weights.bias_ih, weights.bias_hh)
             layer = _Layer(w_hh=self._matrix(weights.weight_hh, cell.gates), b_n=self._at(b_n.clone()))
             if l == 0:  # each character's row, through its embedding if there is one
                 columns = weights.weight_ih.T if embedding is None else embedding.weight.detach() @ weights.weight_ih.T
@@ -139,11 +139,11 @@ class CompiledStepper:
         units = self._kernels.units
         if not self._quantized:
             return _Matrix(panels=self._at(_panels(weight_KD, gates, units)))
-        codes_KD, scales_K = int8_rows(weight_KD)
-        offsets_K = -CODE_ZERO * codes_KD.sum(dim=1, dtype=torch.int32)
+        codes_KD, scales_K = quantize_rows(weight_KD)
+        offsets_K = -ZERO_POINT * codes_KD.sum(dim=1, dtype=torch.int32)
         return _Matrix(
             panels=self._at(_panels(codes_KD, gates, units, _TOGETHER)),
-            scales=self._at(_panels(scales_K[:, None] / CODE_STEPS, gates, units)),
+            scales=self._at(_panels(scales_K[:, None] / STATE_LEVELS, gates, units)),
             offsets=self._at(_panels(offsets_K[:, None], gates, units)),
         )
 

@@ -16,7 +16,6 @@ import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from types import EllipsisType
 from typing import Any
 
 import torch
@@ -60,7 +59,7 @@ class Kernels:
             function.restype = None
         self.units = int(library.units_of_a_vector())
         """Of a panel."""
-        self.can_code = bool(library.can_code())
+        self.has_int8 = bool(library.has_int8())
         """Whether `step` goes with int8 weights."""
         self.has_threads = bool(library.has_threads())
         """Whether more than one is of use to it."""
@@ -96,17 +95,17 @@ class Kernels:
         count = self._library.vectors_kept(CELLS[cell.name, cell.activation])
         return like.new_empty(steps, panels, lanes, count, self.units) if count else None
 
-    def run(self, name: str, cell: Cell, sizes: tuple[int, int, int], *tensors: Tensor | EllipsisType | None) -> None:
-        """Call a function with its tensors in its own order; ... stands for the room to lay out W_hh."""
-        H = sizes[2]
-        whole = -(-H // self.units) * self.units
-        like = next(tensor for tensor in tensors if isinstance(tensor, Tensor) and tensor.is_floating_point())
-        packed = like.new_empty(whole * cell.gates * H)
+    def packed(self, w_hh: Tensor) -> Tensor:
+        """Room to lay out W_hh (K, H) in whole panels."""
+        K, H = w_hh.shape
+        return w_hh.new_empty(-(-H // self.units) * self.units * K)
+
+    def run(self, name: str, cell: Cell, sizes: tuple[int, int, int], *tensors: Tensor | None) -> None:
+        """Call a function with its tensors in its own order, all of one precision but the ids."""
+        assert len({tensor.dtype for tensor in tensors if tensor is not None} - {torch.int64}) == 1
         numbers = (CELLS[cell.name, cell.activation], torch.get_num_threads(), *sizes)
-        placed = [packed if tensor is ... else tensor for tensor in tensors]
-        assert {tensor.dtype for tensor in placed if tensor is not None} <= {like.dtype, torch.int64}
-        function = getattr(self._library, name)
-        function(*numbers, *(None if tensor is None else tensor.data_ptr() for tensor in placed))
+        places = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
+        getattr(self._library, name)(*numbers, *places)
 
 
 def kernels_for(dtype: torch.dtype, device: torch.device) -> Kernels:

@@ -35,8 +35,8 @@ class Stack(nn.Module):
         rows = cell.gates * hidden_size
         for l in range(num_layers):
             columns = hidden_size if l else input_size
-            shapes = Weights((rows, columns), (rows, hidden_size), (rows,), (rows,))  # type: ignore[arg-type]
-            for name, shape in shapes._asdict().items():
+            shapes = ((rows, columns), (rows, hidden_size), (rows,), (rows,))
+            for name, shape in zip(Weights._fields, shapes, strict=True):
                 self.register_parameter(f"{name}_l{l}", nn.Parameter(torch.zeros(shape)))
 
     def layers(self) -> list[Weights]:

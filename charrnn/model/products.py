@@ -15,8 +15,8 @@ BoundProduct = Callable[[Tensor], object]
 added: (B, K), or (K,) for one row.
 """
 
-CODE_STEPS, CODE_ZERO = 127, 128
-"""Of the 8-bit codes: steps from 0 to 1, and the code of 0."""
+STATE_LEVELS, ZERO_POINT = 127, 128
+"""Of hidden states in 8 bits: the steps from 0 to 1, and the code that stands for 0."""
 
 
 def repeated_product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | None], Tensor]:
@@ -57,13 +57,13 @@ def bound_product(weight: Tensor, x_BD: Tensor, out_BK: Tensor) -> BoundProduct:
     return lambda added_BK: out_BK.copy_(product(x_BD, added_BK))
 
 
-def encoded(x_BD: Tensor, into: Tensor) -> None:
+def quantize_states(x_BD: Tensor, into: Tensor) -> None:
     """Write numbers of -1 to 1 as codes of 8 bits (torch.uint8), in steps of 1/127 with 128 for zero."""
-    into.copy_(x_BD.mul(CODE_STEPS).add_(CODE_ZERO + 0.5))
+    into.copy_(x_BD.mul(STATE_LEVELS).add_(ZERO_POINT + 0.5))
 
 
 def bound_quantized_product(weight: Tensor, x_BD: Tensor, out_BK: Tensor) -> BoundProduct:
-    """The same for x as `encoded`, with W in int8 and a scale for each of its K rows.
+    """The same for x as `quantize_states`, with W in int8 and a scale for each of its K rows.
 
     The sums are whole numbers, so they do not depend on how many rows there are. Raises ConfigError as require_int8.
     """
@@ -86,7 +86,7 @@ def require_int8(weight: Tensor) -> None:
         raise ConfigError("quantize: this CPU, or this build of PyTorch, has no fast products of int8 (VNNI)")
 
 
-def int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """W (K, D) as int8, and what each of its K rows is to be multiplied by."""
     scales_K = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
     return torch.round(weight / scales_K[:, None]).to(torch.int8), scales_K
@@ -94,12 +94,12 @@ def int8_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def _quantized(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor], Tensor]:
     """The product of codes (B, D) and what is added to it, (B, K), or (K,) for one row."""
-    codes_KD, scales_K = int8_rows(weight)
+    codes_KD, scales_K = quantize_rows(weight)
     packed, zeros_K = (
         torch.ops.onednn.qlinear_prepack(codes_KD, [rows, weight.shape[1]]),
         torch.zeros_like(scales_K).long(),
     )
-    operands = (1 / CODE_STEPS, CODE_ZERO, packed, scales_K, zeros_K)
+    operands = (1 / STATE_LEVELS, ZERO_POINT, packed, scales_K, zeros_K)
     alone, adding = torch.ops.onednn.qlinear_pointwise.default, torch.ops.onednn.qlinear_pointwise.binary
     result = (1.0, 0, torch.float32)
     if rows == 1:
@@ -117,7 +117,7 @@ def can_quantize() -> bool:
         return False
     weight, x_BD = torch.tensor([[1.0, -0.5, 0.25], [0.0, 2.0, 1.0]]), torch.tensor([[1.0, -1.0, 0.0], [0.0, 1.0, 1.0]])
     codes_BD, added = torch.empty_like(x_BD, dtype=torch.uint8), torch.ones(2, 2)
-    encoded(x_BD, into=codes_BD)
+    quantize_states(x_BD, into=codes_BD)
     try:
         found = [_quantized(weight, 1)(codes_BD[:1], added[0]), _quantized(weight, 2)(codes_BD, added)]
     except (AttributeError, RuntimeError, TypeError):

@@ -38,7 +38,7 @@ def stepper_for(network: CharRNN, state: State, lanes: int = 1, quantized: bool 
     if quantized:
         require_quantizable(network)
     kernels = usable_kernels(network.readout.weight.dtype, network.device)
-    if kernels is None or (quantized and not kernels.can_code):
+    if kernels is None or (quantized and not kernels.has_int8):
         return TensorStepper(network, state, lanes, quantized)
     slower = lanes > _FEW and not kernels.has_threads
     if slower and (not quantized or can_quantize()):
@@ -50,7 +50,7 @@ def require_quantizable(network: CharRNN) -> None:
     """Raise ConfigError where int8 weights cannot be had: see require_int8, and for hidden states without bounds."""
     if network.cell.activation == "relu":
         raise ConfigError("quantize: the hidden states of activation relu have no bounds to scale them by")
-    if not _can_code(network):
+    if not _has_int8(network):
         require_int8(network.readout.weight)
 
 
@@ -60,9 +60,9 @@ def worth_quantizing(network: CharRNN) -> int:
     Measured on 2 Ice Lake cores. By steps.c: LSTM 1 x 64, with half of them, the same speed; 2 x 128, with four times
     of them, 1.8 times. By tensor operations: 2 x 512, with half of them, 0.9 times; 3 x 1024, with three times, 2.2.
     """
-    return 2**15 if _can_code(network) else 2**22
+    return 2**15 if _has_int8(network) else 2**22
 
 
-def _can_code(network: CharRNN) -> bool:
+def _has_int8(network: CharRNN) -> bool:
     kernels = usable_kernels(network.readout.weight.dtype, network.device)
-    return kernels is not None and kernels.can_code
+    return kernels is not None and kernels.has_int8

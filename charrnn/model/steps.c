@@ -6,8 +6,8 @@
    and written in turns, for while one thread writes a layer's another still reads them. No sum depends on the number of
    lanes or of threads: a text is the same alone and in a batch.
 
-   Coded, hidden states are kept beside as codes of 8 bits, and W_xh and W_hh are int8 with a scale for each row: products
-   of four whole numbers at a time, for which the CPU must have an instruction. */
+   Quantized, hidden states are kept beside as codes of 8 bits, and W_xh and W_hh are int8 with a scale for each row:
+   products of four whole numbers at a time, for which the CPU must have an instruction. */
 
 #include <math.h>
 
@@ -16,30 +16,30 @@
 /* __builtin_convertvector came with GCC 9. */
 #if !defined(DOUBLE) && (defined(__clang__) || __GNUC__ >= 9) && \
     (defined(__AVX512VNNI__) || (defined(__AVXVNNI__) && !defined(__AVX512F__)))
-#define CAN_CODE 1
+#define HAS_INT8 1
 #include <immintrin.h>
 #if VECTOR_BYTES == 64
-#define FOURS(sum, codes, weights) _mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(codes), (__m512i)(weights))
+#define DOT4(sum, codes, weights) _mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(codes), (__m512i)(weights))
 #else
-#define FOURS(sum, codes, weights) _mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(codes), (__m256i)(weights))
+#define DOT4(sum, codes, weights) _mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(codes), (__m256i)(weights))
 #endif
-#define NAMED(function) function##_coded
+#define NAMED(function) function##_quantized
 #define NUMBER int32_t /* four codes of a lane */
 #define VECTOR integers /* four weights for each unit, or the units' sums */
-#define MULTIPLY_ADD(sum, x, panel) (sum) = (integers)FOURS(sum, (x) - (integers){0}, panel)
+#define MULTIPLY_ADD(sum, x, panel) (sum) = (integers)DOT4(sum, (x) - (integers){0}, panel)
 #include "products.h"
 #else
-#define CAN_CODE 0
+#define HAS_INT8 0
 #endif
 
 /* As in products.py: of 8-bit codes, the steps from 0 to 1, and the code of 0. */
-#define CODE_STEPS 127
-#define CODE_ZERO 128
+#define STATE_LEVELS 127
+#define ZERO_POINT 128
 
 typedef struct {
-  const void *panels;     /* (panels, depth, G) vectors; coded, of four depths each */
-  const vector *scales;   /* coded: (panels, G), what a sum of whole numbers is times */
-  const integers *offsets; /* coded: (panels, G), where it begins, so that codes of 0 come to nothing */
+  const void *panels;     /* (panels, depth, G) vectors; quantized, of four depths each */
+  const vector *scales;   /* quantized: (panels, G), what a sum of whole numbers is times */
+  const integers *offsets; /* quantized: (panels, G), where it begins, so that codes of 0 come to nothing */
 } Matrix;
 
 typedef struct {
@@ -50,12 +50,12 @@ typedef struct {
 } Layer;
 
 typedef struct {
-  int64_t cell, coded, lanes, hidden, depth, vocabulary;
+  int64_t cell, quantized, lanes, hidden, depth, vocabulary;
   const Layer *layers;
   const vector *readout;   /* (panels of V, H) */
   const real *readout_bias;
   real *states;            /* (2, L, B, row_of(H)) */
-  int32_t *codes;          /* (2, L, B, row_of(H / 4)), coded */
+  int32_t *codes;          /* (2, L, B, row_of(H / 4)), quantized */
   real *logits;            /* (B, V) */
   int64_t latest;          /* of the two times */
 } Network;
@@ -70,14 +70,14 @@ INLINE int32_t *codes_of(const Network *n, int64_t which, int64_t layer) {
 }
 
 /* sums (lanes, G) += what a layer's states, of lanes from `first` on, give a panel. */
-INLINE void add_states(const int G, const int coded, const Network *n, int64_t which, int64_t layer, Matrix matrix,
+INLINE void add_states(const int G, const int quantized, const Network *n, int64_t which, int64_t layer, Matrix matrix,
                        int64_t panel, int64_t first, int64_t lanes, vector *sums) {
-  if (!coded) {
+  if (!quantized) {
     int64_t H = n->hidden, stride = row_of(H);
     const vector *panels = matrix.panels;
     product(G, lanes, H, states_of(n, which, layer) + first * stride, stride, panels + panel * H * G, sums);
   }
-#if CAN_CODE
+#if HAS_INT8
   else {
     int64_t fours = (n->hidden + 3) / 4, stride = row_of(fours);
     const integers *panels = matrix.panels, *offsets = matrix.offsets + panel * G;
@@ -85,7 +85,7 @@ INLINE void add_states(const int G, const int coded, const Network *n, int64_t w
     for (int64_t b = 0; b < lanes; b++)
       for (int g = 0; g < G; g++) whole[b * G + g] = offsets[g];
     const int32_t *codes = codes_of(n, which, layer) + first * stride;
-    product_coded(G, lanes, fours, codes, stride, panels + panel * fours * G, whole);
+    product_quantized(G, lanes, fours, codes, stride, panels + panel * fours * G, whole);
     for (int64_t b = 0; b < lanes; b++)
       for (int g = 0; g < G; g++)
         sums[b * G + g] += __builtin_convertvector(whole[b * G + g], vector) * matrix.scales[panel * G + g];
@@ -93,16 +93,16 @@ INLINE void add_states(const int G, const int coded, const Network *n, int64_t w
 #endif
 }
 
-#if CAN_CODE
+#if HAS_INT8
 INLINE void store_codes(int32_t *to, vector h) {
   typedef uint8_t bytes __attribute__((vector_size(VECTOR_BYTES / 4)));
-  vector steps = h * all(CODE_STEPS) + all(CODE_ZERO + 0.5f);
+  vector steps = h * all(STATE_LEVELS) + all(ZERO_POINT + 0.5f);
   bytes codes = __builtin_convertvector(__builtin_convertvector(steps, integers), bytes);
   memcpy(to, &codes, sizeof codes);
 }
 #endif
 
-INLINE void step_of(const int cell, const int G, const int coded, const Network *n, int64_t before,
+INLINE void step_of(const int cell, const int G, const int quantized, const Network *n, int64_t before,
                     const int64_t *ids) {
   int64_t B = n->lanes, H = n->hidden, stride = row_of(H), after = 1 - before;
   Share mine = share_of_this_thread(H);
@@ -116,13 +116,13 @@ INLINE void step_of(const int cell, const int G, const int coded, const Network 
           const real *row = layer->added + (l ? 0 : ids[first + b] * G * H) + p * UNITS;
           for (int g = 0; g < G; g++) sums[b * G + g] = load(row + g * H, units);
         }
-        if (l) add_states(G, coded, n, after, l - 1, layer->w_xh, p, first, lanes, sums);
+        if (l) add_states(G, quantized, n, after, l - 1, layer->w_xh, p, first, lanes, sums);
         if (cell == GRU)
           for (int64_t b = 0; b < lanes; b++) {
             n_from_inputs[b] = sums[b * G + 2];
             sums[b * G + 2] = load(layer->b_n + p * UNITS, units);
           }
-        add_states(G, coded, n, before, l, layer->w_hh, p, first, lanes, sums);
+        add_states(G, quantized, n, before, l, layer->w_hh, p, first, lanes, sums);
         for (int64_t b = 0; b < lanes; b++) {
           int64_t in_row = (first + b) * stride + p * UNITS;
           real *cell_state = cell == LSTM ? layer->C_BH + (first + b) * H + p * UNITS : 0;
@@ -131,8 +131,8 @@ INLINE void step_of(const int cell, const int G, const int coded, const Network 
           h = next_state(cell, sums + b * G, n_from_inputs[b], h, &c, kept);
           if (cell == LSTM) store(cell_state, c, units);
           store(states_of(n, after, l) + in_row, h, UNITS);
-#if CAN_CODE
-          if (coded)
+#if HAS_INT8
+          if (quantized)
             store_codes(codes_of(n, after, l) + (first + b) * row_of((H + 3) / 4) + p * UNITS / 4, h);
 #endif
         }
@@ -158,10 +158,10 @@ static void read_out(const Network *n, int64_t which) {
 /* Takes part, as one of the threads. */
 static void step_together(const Network *n, int64_t before, const int64_t *ids) {
   int cell = (int)n->cell;
-#if CAN_CODE
-  if (n->coded) FOR_THE_CELL(step_of, 1, n, before, ids)
+#if HAS_INT8
+  if (n->quantized) FOR_THE_CELL(step_of, 1, n, before, ids)
 #endif
-  if (!n->coded) FOR_THE_CELL(step_of, 0, n, before, ids)
+  if (!n->quantized) FOR_THE_CELL(step_of, 0, n, before, ids)
   read_out(n, 1 - before);
 }
 
@@ -217,5 +217,5 @@ void draw(Network *n, int threads, int64_t T, const double *uniforms, double tem
   n->latest = (n->latest + T) % 2;
 }
 
-/* Whether `step` can be coded here. */
-int can_code(void) { return CAN_CODE; }
+/* Whether `step` goes with int8 weights here. */
+int has_int8(void) { return HAS_INT8; }

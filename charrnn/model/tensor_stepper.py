@@ -17,7 +17,7 @@ from torch import Tensor
 
 from charrnn.model.cells import State, Weights
 from charrnn.model.network import CharRNN
-from charrnn.model.products import BoundProduct, bound_product, bound_quantized_product, encoded
+from charrnn.model.products import BoundProduct, bound_product, bound_quantized_product, quantize_states
 
 
 class TensorStepper:
@@ -105,7 +105,7 @@ class _Place:
     def written(self) -> None:
         """Make what has been written readable."""
         if self.read_BPH.dtype == torch.uint8:
-            encoded(self.hidden_BH, into=self.read_BPH[:, -1])
+            quantize_states(self.hidden_BH, into=self.read_BPH[:, -1])
 
 
 class _Layer:

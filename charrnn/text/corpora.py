@@ -174,7 +174,7 @@ def fetch(name: str, *, folder: Path | None = None, url: str | None = None, prog
     return path
 
 
-def provenance(name: str, *, folder: Path | None = None) -> str:
+def provenance(name: str) -> str:
     """A note on how far the file of a fetched corpus is known to be the right one, after checking it.
 
     Raises:
@@ -182,7 +182,7 @@ def provenance(name: str, *, folder: Path | None = None) -> str:
         TextError: it is not here, or not the file expected.
     """
     corpus = _fetchable(name)
-    return _check_sha256(corpus, _path(corpus, folder))
+    return _check_sha256(corpus, _path(corpus, None))
 
 
 def describe(text: Text) -> dict[str, Any]:

@@ -80,7 +80,6 @@ class Minibatches:
     ) -> None:
         self.ids = ids
         self.shape = fitting_shape(len(ids) - 1, shape)
-        self.partitioning = partitioning
         self.seed = seed
         self._cut = _Lanes if partitioning == "sequential" else _Shuffled
         self._epoch = (0, self._cut(ids, self.shape, self._generator(0)))

@@ -109,9 +109,6 @@ class Vocabulary:
             raise CheckpointError("the vocabulary is damaged: its characters are not distinct and in order")
         return cls(level, characters)
 
-    def __len__(self) -> int:
-        return self.size
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Vocabulary) and self.to_json() == other.to_json()
 

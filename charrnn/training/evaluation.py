@@ -42,7 +42,7 @@ _WINDOWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Sums:
+class Score:
     """The nats of one text's predicted characters, and how many these are; every figure is derived from them."""
 
     nats: float
@@ -66,14 +66,14 @@ class Sums:
 
 
 @dataclass(frozen=True)
-class Windowed(Sums):
+class Windowed(Score):
     """What came of windows that each start from zero state."""
 
     window: int
 
 
 @dataclass(frozen=True)
-class Dynamic(Sums):
+class Dynamic(Score):
     """What came of dynamic evaluation, see dynamic.py."""
 
     segment: int
@@ -87,14 +87,14 @@ class Dynamic(Sums):
 
 
 @dataclass(frozen=True)
-class Tempered(Sums):
+class Tempered(Score):
     """What came of the temperature that suits the validation text best, see temperature.py."""
 
     temperature: float
 
 
 @dataclass(frozen=True)
-class Evaluation(Sums):
+class Evaluation(Score):
     """The figures of the definition, and apart from them what other protocols give where they were asked for."""
 
     bytes: int

@@ -2,13 +2,11 @@
 
 import contextlib
 import signal
-import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 
 import torch
 
@@ -24,11 +22,12 @@ from charrnn.training.checkpoint import Checkpoint
 from charrnn.training.divergence import Diverged
 from charrnn.training.evaluation import Evaluation, evaluate, quick_lanes
 from charrnn.training.memory import keep_freed_memory, memory_apart, refuse_larger_than_memory
-from charrnn.training.placement import Placement, choose_device, has_bfloat16, place, refuse_float64
-from charrnn.training.progress import Placed, Progress
+from charrnn.training.placement import Placement, choose_device, choose_placement, has_bfloat16, refuse_float64
+from charrnn.training.progress import PlacementRecord, SessionRecord
 from charrnn.training.reporting import Reporter, View, require_tensorboard
 from charrnn.training.runs import Run, find_checkpoint, give_second_name, write_whole
 from charrnn.training.session import Session
+from charrnn.training.signals import Signals, caught_signals
 from charrnn.training.threads import Threads, limit_threads, restored_threads
 
 _REPORTS = 500
@@ -46,16 +45,16 @@ _EVALUATION_SHARE = 0.05
 
 
 @dataclass
-class Training:
+class Trainer:
     """A session, where it is kept and told of, and the time spent on looking rather than learning."""
 
     session: Session
     run: Run
     reporter: Reporter
-    signals: "Signals"
+    signals: Signals
     threads: Threads
     evaluation_seconds: float = 0.0
-    last_seconds: float = 0.0
+    last_evaluation_seconds: float = 0.0
     saved_at: float = field(default_factory=time.perf_counter)
     last_evaluation: Evaluation | None = None
 
@@ -125,9 +124,9 @@ class Training:
         is_best = session.rank(found.nats_per_char)
         session.latest["validation"] = found.to_json()
         self.last_evaluation = found
-        self.reporter.evaluated(session.place(), progress, found, is_best)
-        self.last_seconds = time.perf_counter() - started
-        self.evaluation_seconds += self.last_seconds
+        self.reporter.evaluated(session.counters(), progress, found, is_best)
+        self.last_evaluation_seconds = time.perf_counter() - started
+        self.evaluation_seconds += self.last_evaluation_seconds
 
     def _lost_patience(self, progress: float) -> float:
         """Bring the cooldown forward, or if it has begun or there is none, say that this is the end. The progress."""
@@ -143,7 +142,7 @@ class Training:
     def expected_seconds(self) -> float:
         """What the next evaluation will take: as long as the last, or at a third of a step's cost a character."""
         if self.last_evaluation is not None:
-            return self.last_seconds
+            return self.last_evaluation_seconds
         speed = self.session.latest.get("training", {}).get("chars_per_second", 0)
         return len(self.session.dataset.validation) / (3 * speed) if speed else 0.0
 
@@ -229,9 +228,9 @@ class Training:
         return (
             f"{trouble}; given up after training.rollbacks = {session.rollbacks}, each with half the learning rate. "
             f"{self._saved()}. A new run with a training.learning_rate below {rate:g}, a smaller training.clip_norm or "
-            f"training.precision=float32 usually mends this; --init-from {self.model()} starts it from these weights. "
-            f"--resume goes on with --set rollbacks={2 * session.rollbacks + 1}, or if nothing was wrong with --set "
-            f"explosion=null"
+            f"training.precision=float32 usually mends this; --init-from {self.model_path()} starts it from these "
+            f"weights. --resume goes on with --set rollbacks={2 * session.rollbacks + 1}, or if nothing was wrong with "
+            f"--set explosion=null"
         )
 
     def _saved(self) -> str:
@@ -239,7 +238,7 @@ class Training:
         paths = [path for path in (self.run.best, self.run.last) if path.exists()]
         return "Saved: " + " and ".join(f"{path} (step {checkpoint.step_of(path)})" for path in paths)
 
-    def model(self) -> Path:
+    def model_path(self) -> Path:
         """The checkpoint that a person wants: the best, if anything was evaluated, or the last."""
         return self.run.best if self.run.best.exists() else self.run.last
 
@@ -329,7 +328,7 @@ def _restored(stored: Checkpoint, run: Run, settings: list[str], budget: str | N
             + "".join(f"{clause}; " for clause in where_it_was(config.corpus))
             + f"--init-from {run.last} starts a new run from these weights"
         )
-    before = Progress.read(stored.progress).placement
+    before = SessionRecord.read(stored.progress).placement
     _set_up(config)
     session = begin(config, dataset, stored, _stored_placement(before, config))
     session.restore(stored)
@@ -427,10 +426,10 @@ def begin(
     network.to(device, torch.float64 if config.training.precision == "float64" else torch.float32)
     wanted = Shape(config.training.batch_size, config.training.seq_length)
     shape = fitting_shape(len(dataset.split("training")) - 1, wanted)
-    return Session(config, dataset, network, placement or place(network, config.training, shape))
+    return Session(config, dataset, network, placement or choose_placement(network, config.training, shape))
 
 
-def _stored_placement(before: Placed, config: Config) -> Placement | None:
+def _stored_placement(before: PlacementRecord, config: Config) -> Placement | None:
     """A resumed run's own engine and precision, if they are wanted and to be had: a new trial might differ."""
     device, execution = choose_device(config.training.device), Execution(before.engine, getattr(torch, before.dtype))
     wanted = before.device == device.type and config.training.engine in ("auto", before.engine)
@@ -439,7 +438,7 @@ def _stored_placement(before: Placed, config: Config) -> Placement | None:
     return Placement(device, execution, "as before") if wanted and can_run(execution, device) else None
 
 
-def _differences(before: Placed, now: Placed) -> str:
+def _differences(before: PlacementRecord, now: PlacementRecord) -> str:
     """What of the machine has changed since a checkpoint, as it was before; empty if nothing that matters has."""
     changed = []
     if before.device != now.device:
@@ -460,7 +459,7 @@ def _differences(before: Placed, now: Placed) -> str:
 def _resumed(session: Session, stored: Checkpoint, run: Run) -> str:
     spent = session.progress() * session.end
     text = f"{run.folder} at step {session.step_count:,}, {spent:.0%} of {session.config.training.budget}"
-    before = _differences(Progress.read(stored.progress).placement, session.placed())
+    before = _differences(SessionRecord.read(stored.progress).placement, session.placement_record())
     if before:
         text += f"; it ran {before} before, so it goes on, but no longer bit for bit as it would have"
     if session.config.training.budget != stored.config.training.budget:
@@ -493,21 +492,21 @@ def _run(session: Session, run: Run, reporter: Reporter) -> Run:
     with caught_signals() as signals:
         for label, text in planning.headline(session):
             reporter.say(label, text)
-        training = Training(session, run, reporter, signals, Threads(session.placement.threads))
+        trainer = Trainer(session, run, reporter, signals, Threads(session.placement.threads))
         if not run.good.exists():
             session.good_step = session.step_count
-        training.save()  # so that there is something to go on from whatever happens
-        training.loop()
-        training.save()
+        trainer.save()  # so that there is something to go on from whatever happens
+        trainer.loop()
+        trainer.save()
         with contextlib.suppress(OSError):  # open in another program, on Windows
             run.good.unlink(missing_ok=True)
-    _closing_words(training)
+    _closing_words(trainer)
     return run
 
 
-def _closing_words(training: Training) -> None:
-    session, run, say = training.session, training.run, training.reporter.say
-    found = training.last_evaluation
+def _closing_words(trainer: Trainer) -> None:
+    session, run, say = trainer.session, trainer.run, trainer.reporter.say
+    found = trainer.last_evaluation
     if found is not None:
         say(
             "validation",
@@ -517,7 +516,7 @@ def _closing_words(training: Training) -> None:
     say(
         "finished",
         f"{session.step_count:,} steps, {session.epochs:.2f} epochs in {session.seconds:,.0f} s; model in "
-        f"{training.model()}",
+        f"{trainer.model_path()}",
     )
     say("next", f'charrnn sample {run.folder} --prefix "..."')
     say("", f"charrnn evaluate {run.folder}")
@@ -531,49 +530,3 @@ def _passed(before: float, after: float, points: int) -> bool:
 
 _SAMPLE_SECONDS = 1.0
 """That a sample may take whatever the budget."""
-
-_SAME_SIGNAL = 1.0
-"""Seconds within which a second signal is the first once more.
-
-Supervisors signal a process and then its group, and a terminal that closes does so twice.
-"""
-
-
-class Signals:
-    """The number of the signal that asked to stop, once one has."""
-
-    def __init__(self) -> None:
-        self.caught: int | None = None
-        self._first_at: dict[int, float] = {}
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Note the first; a later one of its kind acts at once."""
-        self.caught, now = number, time.monotonic()
-        if number not in self._first_at:
-            self._first_at[number] = now
-            # After SIGHUP there may be nobody to tell; RuntimeError: the signal came while something was being told.
-            with contextlib.suppress(OSError, RuntimeError, ValueError):
-                if sys.stderr is not None:
-                    print("\nstopping after this step; once more leaves at once", file=sys.stderr)
-        elif now - self._first_at[number] > _SAME_SIGNAL:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-            signal.raise_signal(number)
-
-
-@contextmanager
-def caught_signals() -> Iterator[Signals]:
-    """SIGINT, SIGTERM and a terminal's SIGHUP set a flag in place of stopping the process in the middle of a step."""
-    signals = Signals()
-    try:
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        hung_up = getattr(signal, "SIGHUP", None)
-        if hung_up is not None and signal.getsignal(hung_up) != signal.SIG_IGN:  # which is what nohup is for
-            numbers.append(hung_up)
-        before = {number: signal.signal(number, signals) for number in numbers}
-    except ValueError:  # not the main thread: signals are its business
-        before = {}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

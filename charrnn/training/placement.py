@@ -65,7 +65,7 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def place(network: CharRNN, config: TrainingConfig, shape: Shape) -> Placement:
+def choose_placement(network: CharRNN, config: TrainingConfig, shape: Shape) -> Placement:
     """Choose the engine and the precision for a network that is on its device already.
 
     On a GPU `auto` means PyTorch's kernels, which take whole windows at once, and bfloat16 where it has it. On a CPU a

@@ -26,7 +26,7 @@ class Evaluated(_Strict):
     nats_per_char: Amount
 
 
-class Placed(_Strict):
+class PlacementRecord(_Strict):
     """What decides the last bits of the numbers; those that are None were not recorded."""
 
     device: str
@@ -38,14 +38,14 @@ class Placed(_Strict):
     threads: Count | None = None
 
 
-class Place(_Strict):
+class PositionRecord(_Strict):
     """The next window: see `charrnn.text.minibatches.Position`."""
 
     epoch: Count
     index: Count
 
 
-class Sums(_Strict):
+class TallyRecord(_Strict):
     """The sums since the last report: see `charrnn.training.session.Tally`."""
 
     nats: Amount
@@ -56,7 +56,7 @@ class Sums(_Strict):
     last_norm: Amount
 
 
-class Watched(_Strict):
+class WatchRecord(_Strict):
     """What the loss was lately: see `charrnn.training.divergence.Watch`."""
 
     first: Amount | None = None
@@ -70,11 +70,11 @@ class Watched(_Strict):
     jumped_at: Count | None = None
 
 
-class Progress(_Strict):
+class SessionRecord(_Strict):
     """All of a session but its tensors. What has a default is missing in checkpoints of earlier versions."""
 
     step: Count
-    position: Place
+    position: PositionRecord
     seconds: Amount
     best_nats_per_char: Amount | None
     best_step: Count | None = None
@@ -87,14 +87,14 @@ class Progress(_Strict):
     good_step: Count | None = None
     """Of the last state that was taken for good, which is in good.safetensors."""
     rollbacks: Count = 0
-    watch: Watched = Watched()
-    tally: Sums
+    watch: WatchRecord = WatchRecord()
+    tally: TallyRecord
     written: dict[str, Count]
     """Bytes of each log; what a resumed run finds beyond them is cut off."""
-    placement: Placed
+    placement: PlacementRecord
 
     @classmethod
-    def read(cls, stored: dict[str, Any]) -> "Progress":
+    def read(cls, stored: dict[str, Any]) -> "SessionRecord":
         """The progress in a checkpoint. Raises CheckpointError that names what is missing or of another kind."""
         try:
             return cls.model_validate(stored)

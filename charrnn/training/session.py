@@ -29,7 +29,15 @@ from charrnn.training.optimization import (
     take_into_average,
 )
 from charrnn.training.placement import Placement, on_device
-from charrnn.training.progress import Evaluated, Place, Placed, Progress, Sums, Watched, retained
+from charrnn.training.progress import (
+    Evaluated,
+    PlacementRecord,
+    PositionRecord,
+    SessionRecord,
+    TallyRecord,
+    WatchRecord,
+    retained,
+)
 
 _UNREAD = 64
 """Steps whose losses a GPU may keep to itself before the host asks for them."""
@@ -153,7 +161,7 @@ class Session:
         self.since_best = 0
         return True
 
-    def place(self) -> dict[str, float]:
+    def counters(self) -> dict[str, float]:
         """Where the run is, as its log and its checkpoints say it."""
         return {"step": self.step_count, "epoch": round(self.epochs, 4), "seconds": round(self.seconds, 3)}
 
@@ -258,7 +266,7 @@ class Session:
         self.settle()
         tally, self.tally = self.tally, Tally()
         report = {
-            **self.place(),
+            **self.counters(),
             "nats_per_char": tally.nats / tally.characters,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "grad_norm": tally.last_norm,
@@ -307,7 +315,7 @@ class Session:
                 "characters": len(self.dataset.training) + len(self.dataset.validation) + len(self.dataset.test),
                 "sha256": self.dataset.fingerprint,
             },
-            metrics={**self.place(), **self.latest},
+            metrics={**self.counters(), **self.latest},
         )
 
     def full_checkpoint(self, written: dict[str, int]) -> Checkpoint:
@@ -316,9 +324,9 @@ class Session:
         written: the length of each log, so that a resumed run can cut off what came after.
         """
         model = self.model_checkpoint()
-        progress = Progress(
+        progress = SessionRecord(
             step=self.step_count,
-            position=Place(**asdict(self.position)),
+            position=PositionRecord(**asdict(self.position)),
             seconds=self.seconds,
             best_nats_per_char=self.best_nats_per_char if math.isfinite(self.best_nats_per_char) else None,
             best_step=self.best_step,
@@ -327,16 +335,16 @@ class Session:
             end=self.end,
             good_step=self.good_step,
             rollbacks=self.rollbacks,
-            watch=Watched(**asdict(self.watch)),
-            tally=Sums(**asdict(self.tally)),
+            watch=WatchRecord(**asdict(self.watch)),
+            tally=TallyRecord(**asdict(self.tally)),
             written=written,
-            placement=self.placed(),
+            placement=self.placement_record(),
         )
         return replace(model, training=self._tensors(), progress=progress.model_dump())
 
-    def placed(self) -> Placed:
+    def placement_record(self) -> PlacementRecord:
         """What decides the last bits of this run's numbers."""
-        return Placed.model_validate(
+        return PlacementRecord.model_validate(
             {
                 "device": self.placement.device.type,
                 "engine": self.placement.execution.engine,
@@ -375,7 +383,7 @@ class Session:
         The session is of no use after such an error.
         """
         try:
-            self._restore(Progress.read(stored.progress), stored)
+            self._restore(SessionRecord.read(stored.progress), stored)
         except (TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"the checkpoint cannot be gone on from: {error}") from None
 
@@ -393,7 +401,7 @@ class Session:
         if trouble.jumped_at is not None:
             self.watch.jumped_at = trouble.jumped_at
 
-    def _restore(self, progress: Progress, stored: Checkpoint) -> None:
+    def _restore(self, progress: SessionRecord, stored: Checkpoint) -> None:
         tensors, device = stored.training, self.network.device
         self.optimizer.zero_grad()  # of a step that came to no end
         self.model.load_state_dict(stored.weights)

@@ -21,7 +21,7 @@ from charrnn.model.network import CharRNN
 from charrnn.model.stepper import stepper_for
 from charrnn.model.tensor_stepper import TensorStepper
 from charrnn.text.minibatches import Shape
-from charrnn.training.placement import place
+from charrnn.training.placement import choose_placement
 from tests.model.test_engines import CELLS, IDS
 
 CPU = torch.device("cpu")
@@ -155,7 +155,7 @@ def test_what_is_no_number_is_not_hidden_and_what_is_large_is_bounded(cell):
 
 def test_other_precisions_and_devices_are_refused():
     with pytest.raises(ConfigError, match="engine compiled: for float32 and float64 on the CPU, not bfloat16 on cpu"):
-        place(
+        choose_placement(
             CharRNN(ModelConfig(hidden_size=5), 7), TrainingConfig(engine="compiled", precision="bfloat16"), Shape(2, 3)
         )
     with pytest.raises(ConfigError, match="not float32 on meta"):
@@ -165,9 +165,12 @@ def test_other_precisions_and_devices_are_refused():
 def test_without_a_compiler_auto_does_without_and_the_engine_is_refused(anew, monkeypatch):
     monkeypatch.setattr(compiling, "compiler_here", lambda: None)
     network = CharRNN(ModelConfig(hidden_size=5), 7).initialise(0)
-    assert place(network, TrainingConfig(precision="float32"), Shape(2, 3)).execution.engine in ("written", "torch")
+    assert choose_placement(network, TrainingConfig(precision="float32"), Shape(2, 3)).execution.engine in (
+        "written",
+        "torch",
+    )
     with pytest.raises(ConfigError, match="engine compiled: there is no C compiler here"):
-        place(network, TrainingConfig(engine="compiled"), Shape(2, 3))
+        choose_placement(network, TrainingConfig(engine="compiled"), Shape(2, 3))
 
 
 def test_what_a_compiler_says_is_passed_on(anew, tmp_path, monkeypatch):

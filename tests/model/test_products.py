@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from charrnn.model import products
-from charrnn.model.products import bound_product, bound_quantized_product, can_quantize, encoded, repeated_product
+from charrnn.model.products import (
+    bound_product,
+    bound_quantized_product,
+    can_quantize,
+    quantize_states,
+    repeated_product,
+)
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.05}
 
@@ -58,7 +64,7 @@ def test_a_quantized_product_is_that_of_the_rounded_numbers(rows):
     x[0, :3] = torch.tensor([-1.0, 0.0, 1.0])
     weight[3] = 0
     codes = torch.empty_like(x, dtype=torch.uint8)
-    encoded(x, into=codes)
+    quantize_states(x, into=codes)
     assert codes[0, :3].tolist() == [1, 128, 255]
     scales = weight.abs().amax(1, keepdim=True).clamp(min=1e-30) / 127
     rounded_x, rounded_weight = (codes.double() - 128) / 127, torch.round(weight / scales).double() * scales.double()

@@ -14,7 +14,7 @@ from charrnn.model.products import can_quantize
 from charrnn.model.stepper import stepper_for, worth_quantizing
 from charrnn.model.tensor_stepper import TensorStepper
 from charrnn.sampling.choosing import Choosing, choose
-from tests.conftest import can_code, needs_compiler
+from tests.conftest import has_int8, needs_compiler
 
 VOCABULARY = 11
 
@@ -72,13 +72,13 @@ def test_logits_of_the_state_alone_are_the_readout_of_the_last_hidden_layer(way)
     torch.testing.assert_close(stepper_for(network, state).logits(), expected.detach())
 
 
-needs_codes = pytest.mark.skipif(not can_code(), reason="no int8 in C here")
+needs_codes = pytest.mark.skipif(not has_int8(), reason="no int8 in C here")
 
 
 @pytest.fixture
 def int8_way(way: str) -> str:
     """By which of the two int8 weights are multiplied: there are CPUs for each alone."""
-    if not (can_quantize() or (way == "C" and can_code())):
+    if not (can_quantize() or (way == "C" and has_int8())):
         pytest.skip("no fast products of int8 here")
     return way
 
@@ -132,7 +132,7 @@ def test_int8_in_c_is_what_it_is_by_tensors(cell):
 
 def test_int8_pays_from_a_size_on_that_is_smaller_in_c(int8_way):
     network = CharRNN(ModelConfig(hidden_size=5), VOCABULARY)
-    assert (worth_quantizing(network) < 2**20) == (int8_way == "C" and can_code())
+    assert (worth_quantizing(network) < 2**20) == (int8_way == "C" and has_int8())
 
 
 @needs_codes
@@ -175,7 +175,7 @@ def made(cell: str, dtype: torch.dtype = torch.float32, **options: object) -> Ch
 @pytest.mark.parametrize("quantized", [False, pytest.param(True, marks=needs_codes)])
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_in_c_a_lane_is_bit_for_bit_what_it_is_alone_and_with_any_number_of_threads(cell, quantized, monkeypatch):
-    for name in ("_WORTH_A_THREAD", "_WORTH_A_THREAD_CODED"):
+    for name in ("_WORTH_A_THREAD", "_WORTH_A_THREAD_INT8"):
         monkeypatch.setattr(f"charrnn.model.compiled_stepper.{name}", 1)
     network = made(cell, num_layers=2)
     uniforms_TB = np.random.default_rng(0).random((40, 70))

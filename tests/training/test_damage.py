@@ -25,7 +25,7 @@ from charrnn.text.dataset import Dataset, load_dataset
 from charrnn.text.minibatches import Position
 from charrnn.training import checkpoint, loop
 from charrnn.training.divergence import Watch
-from charrnn.training.progress import Place, Placed, Sums, Watched
+from charrnn.training.progress import PlacementRecord, PositionRecord, TallyRecord, WatchRecord
 from charrnn.training.session import Tally
 from tests.conftest import SMALL
 
@@ -374,11 +374,11 @@ def test_weights_that_are_no_numbers_are_neither_read_nor_written(value, victim)
 
 
 def test_a_checkpoint_has_room_for_all_that_a_session_counts():
-    assert set(Sums.model_fields) == {field.name for field in fields(Tally)}
-    assert set(Place.model_fields) == {field.name for field in fields(Position)}
-    assert set(Watched.model_fields) == {field.name for field in fields(Watch)}
+    assert set(TallyRecord.model_fields) == {field.name for field in fields(Tally)}
+    assert set(PositionRecord.model_fields) == {field.name for field in fields(Position)}
+    assert set(WatchRecord.model_fields) == {field.name for field in fields(Watch)}
 
 
 def test_every_engine_can_be_named_in_a_checkpoint():
     for engine in ENGINES:
-        assert Placed(device="cpu", engine=engine, dtype="float32").engine == engine
+        assert PlacementRecord(device="cpu", engine=engine, dtype="float32").engine == engine

@@ -256,15 +256,15 @@ def test_a_run_killed_between_any_two_changes_of_the_disk_is_rolled_back_as_it_w
     ruin_after(monkeypatch, 5, no_number)
     config = with_settings(small_config, "budget=8 steps", "keep=2", "evaluations=4", "learning_rate=0.1")
     whole = loop.train(config, view, folder / "whole")
-    ordinary = loop.Training.roll_back
+    ordinary = loop.Trainer.roll_back
     for moment in range(10):  # those of the rollback, and of the first steps after it
         with monkeypatch.context() as patch:
 
-            def dying(self: loop.Training, trouble: Diverged, patch: Any = patch, moment: int = moment) -> None:
+            def dying(self: loop.Trainer, trouble: Diverged, patch: Any = patch, moment: int = moment) -> None:
                 killed_at(patch, moment)
                 ordinary(self, trouble)
 
-            patch.setattr(loop.Training, "roll_back", dying)
+            patch.setattr(loop.Trainer, "roll_back", dying)
             with pytest.raises(Killed):
                 loop.train(config, view, folder / "parts")
         parts = loop.resume(view, folder / "parts", [], None)
@@ -278,19 +278,19 @@ def test_a_rollback_saves_before_it_cuts_the_logs_so_that_a_kill_between_them_lo
 ):
     """The trouble does not come again. Cut first, the logs would lack lines that the last checkpoint vouches for."""
     config = with_settings(small_config, "checkpoint_every=0.000001s", "samples=40")
-    ordinary = loop.Training.roll_back
+    ordinary = loop.Trainer.roll_back
 
     def die(*arguments: Any) -> None:
         raise Killed
 
     with monkeypatch.context() as patch:
 
-        def dying(self: loop.Training, trouble: Diverged) -> None:
+        def dying(self: loop.Trainer, trouble: Diverged) -> None:
             patch.setattr(*victim, die)
             ordinary(self, trouble)
 
         ruin_after(patch, 28, no_number)
-        patch.setattr(loop.Training, "roll_back", dying)
+        patch.setattr(loop.Trainer, "roll_back", dying)
         with pytest.raises(Killed):
             loop.train(config, view, folder / "parts")
     parts = loop.resume(view, folder / "parts", [], None)

@@ -21,8 +21,8 @@ from charrnn.config import Config
 from charrnn.errors import CheckpointError
 from charrnn.model import engines
 from charrnn.model.compiling import compiler_here
-from charrnn.training import checkpoint, loop, runs
-from charrnn.training.loop import Training
+from charrnn.training import checkpoint, loop, runs, signals
+from charrnn.training.loop import Trainer
 from charrnn.training.progress import Evaluated, retained
 from charrnn.training.runs import Run
 from charrnn.training.session import Session
@@ -257,7 +257,7 @@ def test_a_second_signal_leaves_at_once_with_the_checkpoint_before(number, code,
         process.send_signal(number)
         read_until(process, b"once more leaves at once")
         process.send_signal(number)  # at once again, as a supervisor does, and then
-        time.sleep(1.1 * loop._SAME_SIGNAL)
+        time.sleep(1.1 * signals._SAME_SIGNAL)
         assert process.poll() is None
         process.send_signal(number)
         messages = process.stderr.read().decode() if process.stderr else ""
@@ -282,7 +282,7 @@ def test_a_second_ctrl_c_in_the_middle_of_saving_leaves_the_checkpoint_before(sm
     config = with_settings(small_config, "evaluations=1", "checkpoint_every=0.0001s")
     saves = [True, *[False] * 10]
     monkeypatch.setattr(os, "fsync", interrupted)
-    monkeypatch.setattr(loop, "_SAME_SIGNAL", 0.001)
+    monkeypatch.setattr(signals, "_SAME_SIGNAL", 0.001)
     with pytest.raises(KeyboardInterrupt):
         loop.train(config, view, folder / "run")
     monkeypatch.undo()
@@ -418,13 +418,13 @@ def test_a_folder_that_may_not_be_written_to_is_said(small_config, view, folder,
     (run.folder / ".lock").unlink()
     with forbidden(run), pytest.raises(CheckpointError, match=r"cannot lock run/.lock: Permission denied"):
         loop.resume(view, run.folder, [], "80 steps")
-    ordinary, during = Training.save, Run(Path("during"))
+    ordinary, during = Trainer.save, Run(Path("during"))
 
-    def save(self: Training) -> None:
+    def save(self: Trainer) -> None:
         with forbidden(during) if self.session.step_count == 20 else contextlib.nullcontext():
             ordinary(self)
 
-    monkeypatch.setattr(Training, "save", save)
+    monkeypatch.setattr(Trainer, "save", save)
     with pytest.raises(CheckpointError, match=r"cannot write during/last.safetensors: Permission denied; the earlier"):
         loop.train(small_config, view, during.folder)
     assert checkpoint.load(during.last).metrics["step"] == 18  # a twentieth of the budget earlier

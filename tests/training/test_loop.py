@@ -19,9 +19,10 @@ from charrnn.training.divergence import Diverged
 from charrnn.training.evaluation import evaluate, quick_lanes
 from charrnn.training.memory import keep_freed_memory, memory_apart
 from charrnn.training.optimization import learning_rate_at
-from charrnn.training.progress import Placed
+from charrnn.training.progress import PlacementRecord
 from charrnn.training.runs import Run
 from charrnn.training.session import Session
+from charrnn.training.signals import caught_signals
 from tests.model.test_engines import FASTER
 
 
@@ -294,7 +295,7 @@ def test_evaluations_are_skipped_for_their_cost_only_where_time_is_the_limit_to_
     small_config, view, folder, monkeypatch
 ):
     monkeypatch.setattr(Session, "seconds", property(lambda self: 0.1 * self.step_count))
-    monkeypatch.setattr(loop.Training, "expected_seconds", lambda self: 1e9)
+    monkeypatch.setattr(loop.Trainer, "expected_seconds", lambda self: 1e9)
     for budget, steps in (("5s, 1000 steps", [50]), ("1000s, 50 steps", [10, 20, 30, 40, 50])):
         run = loop.train(with_settings(small_config, f"budget={budget}", "evaluations=5"), view, folder / budget)
         assert [found["step"] for found in records(run, "evaluation")] == steps
@@ -306,7 +307,7 @@ def test_a_time_budget_skips_evaluations_that_would_cost_too_much_but_never_the_
 ):
     monkeypatch.setattr(Session, "seconds", property(lambda self: 0.1 * self.step_count))
     for expected, steps in ((1e9, [50]), (-1e9, [10, 20, 30, 40, 50])):
-        monkeypatch.setattr(loop.Training, "expected_seconds", lambda self, seconds=expected: seconds)
+        monkeypatch.setattr(loop.Trainer, "expected_seconds", lambda self, seconds=expected: seconds)
         config = with_settings(small_config, "budget=5s", "evaluations=5")
         run = loop.train(config, view, folder / f"run{len(steps)}")
         assert [found["step"] for found in records(run, "evaluation")] == steps
@@ -652,11 +653,11 @@ def test_a_run_whose_time_ran_out_before_it_could_be_resumed_still_gets_its_eval
 def test_what_nohup_protects_stays_so():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with loop.caught_signals() as signals:
+        with caught_signals() as signals:
             signal.raise_signal(signal.SIGHUP)
             assert signals.caught is None
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        with loop.caught_signals() as signals:
+        with caught_signals() as signals:
             signal.raise_signal(signal.SIGHUP)
             assert signals.caught == signal.SIGHUP
     finally:
@@ -703,7 +704,7 @@ def test_a_prefix_that_cannot_be_encoded_is_said_at_the_start(small_config, view
 
 
 def test_bfloat16_is_not_kept_where_the_machine_has_none(small_config, monkeypatch):
-    before = Placed(device="cpu", engine="torch", dtype="bfloat16")
+    before = PlacementRecord(device="cpu", engine="torch", dtype="bfloat16")
     settings = {
         "auto": with_settings(small_config, "precision=auto"),
         "said": with_settings(small_config, "precision=bfloat16"),

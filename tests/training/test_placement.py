@@ -10,7 +10,7 @@ from charrnn.model.engines import Execution
 from charrnn.model.network import CharRNN
 from charrnn.text.minibatches import Shape
 from charrnn.training import placement
-from charrnn.training.placement import choose_device, place
+from charrnn.training.placement import choose_device, choose_placement
 
 SHAPE = Shape(3, 5)
 
@@ -21,7 +21,7 @@ def network() -> CharRNN:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
 def test_a_configured_precision_is_taken_as_it_is(precision):
-    found = place(network(), TrainingConfig(precision=precision, engine="torch"), SHAPE)
+    found = choose_placement(network(), TrainingConfig(precision=precision, engine="torch"), SHAPE)
     assert found.execution.dtype == getattr(torch, precision)
     assert found.reason == "as configured"
 
@@ -58,7 +58,7 @@ def test_a_cpu_with_bfloat16_takes_what_a_trial_shows_to_be_faster(seconds, take
     monkeypatch.setattr(
         placement, "_pass", lambda network, execution, shape: seconds[placement._in_words(execution)] / 10
     )
-    found = place(network(), TrainingConfig(), SHAPE)
+    found = choose_placement(network(), TrainingConfig(), SHAPE)
     assert placement._in_words(found.execution) == taken
     for name, value in seconds.items():
         said = f"{value / seconds[taken]:.2f} times as fast as {name}"
@@ -70,24 +70,24 @@ def test_a_trial_keeps_to_what_is_configured(monkeypatch):
     monkeypatch.setattr(engines, "usable_kernels", lambda dtype, device: dtype == torch.float32 or None)
     tried = set()
     monkeypatch.setattr(placement, "_pass", lambda network, execution, shape: tried.add(execution) or 0.1)
-    place(network(), TrainingConfig(engine="written"), SHAPE)
+    choose_placement(network(), TrainingConfig(engine="written"), SHAPE)
     assert {placement._in_words(execution) for execution in tried} == {"written float32", "written bfloat16"}
     tried.clear()
-    place(network(), TrainingConfig(precision="float32"), SHAPE)
+    choose_placement(network(), TrainingConfig(precision="float32"), SHAPE)
     assert {placement._in_words(execution) for execution in tried} == {
         "written float32",
         "torch float32",
         "compiled float32",
     }
     tried.clear()
-    found = place(network(), TrainingConfig(engine="reference", precision="float64"), SHAPE)
+    found = choose_placement(network(), TrainingConfig(engine="reference", precision="float64"), SHAPE)
     assert not tried
     assert found.execution == Execution("reference", torch.float64)
 
 
 def test_a_cpu_without_bfloat16_takes_float32_untried(monkeypatch):
     monkeypatch.setattr(placement, "cpu_has_bfloat16", lambda: False)
-    found = place(network(), TrainingConfig(engine="torch"), SHAPE)
+    found = choose_placement(network(), TrainingConfig(engine="torch"), SHAPE)
     assert found.execution == Execution("torch", torch.float32)
     assert "no bfloat16" in found.reason
 
@@ -96,7 +96,7 @@ def test_a_trial_leaves_no_trace(monkeypatch):
     monkeypatch.setattr(placement, "cpu_has_bfloat16", lambda: True)
     made = network()
     before, weights = torch.get_rng_state(), {name: t.clone() for name, t in made.state_dict().items()}
-    place(made, TrainingConfig(), SHAPE)
+    choose_placement(made, TrainingConfig(), SHAPE)
     assert torch.equal(torch.get_rng_state(), before)
     assert made.training
     assert all(parameter.grad is None for parameter in made.parameters())
