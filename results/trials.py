@@ -465,8 +465,13 @@ LIST = [
     Trial("W_hh at twice the rate", rates={"weight_hh": 2}),
     Trial("W_hq at half the rate", rates={"readout.weight": 0.5}),
     Trial("W_hq at twice the rate", rates={"readout.weight": 2}),
+    Trial("W_hq at 4 times the rate", rates={"readout.weight": 4}),
+    Trial("W_xh at half the rate", rates={"weight_ih": 0.5}),
+    Trial("W_xh at twice the rate", rates={"weight_ih": 2}),
+    Trial("W_hh at half, W_hq at twice the rate", rates={"weight_hh": 0.5, "readout.weight": 2}),
+    Trial("W_hh at half, W_hq at 4 times the rate", rates={"weight_hh": 0.5, "readout.weight": 4}),
     # optimizers of W_hh
-    *(Trial(f"Muon at {rate}", own=partial(Muon, learning_rate=rate)) for rate in (0.005, 0.01, 0.02, 0.05)),
+    *(Trial(f"Muon at {rate}", own=partial(Muon, learning_rate=rate)) for rate in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
     Trial("SOAP", own=partial(Soap, factor=1)),
     Trial("SOAP at half the rate", own=partial(Soap, factor=0.5)),
     # windows
