@@ -65,6 +65,20 @@ def test_weight_decay_pulls_on_matrices_and_leaves_biases_alone():
         torch.testing.assert_close(parameter.detach(), shrunk)
 
 
+def test_the_readouts_weights_learn_at_a_rate_of_their_own():
+    made = network()
+    optimizer = make_optimizer(made, training(readout_rate=3.0, learning_rate=0.01, final_learning_rate=0.0, weight_decay=0.0))
+    for rate in (0.01, 0.002):
+        before = {name: parameter.detach().clone() for name, parameter in made.named_parameters()}
+        for parameter in made.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        for name, parameter in made.named_parameters():
+            wanted = rate * (3 if name == "readout.weight" else 1)
+            torch.testing.assert_close(before[name] - parameter.detach(), torch.full_like(parameter, wanted))
+        set_learning_rate(optimizer, 0.002)
+
+
 def test_the_moments_decay_as_configured():
     made = network()
     optimizer = make_optimizer(made, training(betas=(0.25, 0.75)))
@@ -84,7 +98,7 @@ def test_a_new_learning_rate_keeps_the_moments():
     optimizer.step()
     moments = [optimizer.state[parameter]["exp_avg"].clone() for parameter in made.parameters()]
     set_learning_rate(optimizer, 0.001)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.001, 0.001]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.001] * 3
     for parameter, moment in zip(made.parameters(), moments, strict=True):
         assert torch.equal(optimizer.state[parameter]["exp_avg"], moment)
 
