@@ -243,7 +243,7 @@ class TrainingConfig(_Section):
         Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool], Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool]
     ] = (0.5, 0.99)
     """adamw's beta1 and beta2: the decay of the mean of gradients, of which a little is best here, and of squares."""
-    readout_rate: Annotated[FiniteFloat, Field(gt=0, le=1000), _NotBool] = 1.0
+    readout_rate: Annotated[FiniteFloat, Field(gt=0, le=1000), _NotBool] = 3.0
     """adamw's learning rate of the readout's weights W_hq, as a multiple of learning_rate."""
     weight_decay: Annotated[FiniteFloat, Field(ge=0), _NotBool] = 0.01
     """Decoupled decay of the matrices, per step and times the learning rate; biases are left alone."""

@@ -4,9 +4,10 @@ python results/trials.py TEXT [--only NAME]... [--seeds 0,1,2]    trains, evalua
 python results/trials.py --tables                                 prints the table of results/README.md
 
 TEXT is a file of The Time Machine or of tiny Shakespeare, whose name picks the base: what the recipe takes for so many
-epochs. What charrnn offers is an option here; what it does not is written out below, for the LSTM of one layer, step by
-step under autograd. So the seconds tell the cost of the options alone. A run reads a fixed number of characters, not
-for a fixed time, and nothing is chosen by its validation loss.
+epochs, but for training.readout_rate, which these trials led to: W_hq learns at the rate of the others unless a trial
+says otherwise. What charrnn offers is an option here; what it does not is written out below, for the LSTM of one layer,
+step by step under autograd. So the seconds tell the cost of the options alone. A run reads a fixed number of
+characters, not for a fixed time, and nothing is chosen by its validation loss.
 """
 
 import argparse

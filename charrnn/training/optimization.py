@@ -12,16 +12,19 @@ from charrnn.config import TrainingConfig
 def make_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """The configured optimizer over the network's parameters; weight decay on matrices only, never on biases.
 
-    The readout's weights learn at `readout_rate` times the rate of the others, as Yang et al. (2022) give each matrix a
-    multiple of its own. fused: one kernel for all parameters, on CPU and CUDA.
+    With adamw the readout's weights learn at `readout_rate` times the rate of the others, as Yang et al. (2022) give
+    each matrix a multiple of its own. Nats per character with 3 less those with 1, a figure a seed: tiny Shakespeare,
+    2.4 epochs of 1 x 288: 0.000, -0.004; 0.4 epochs of 1 x 128, with 4: -0.011, -0.019, -0.011; The Time Machine, 13
+    epochs of 1 x 288: -0.010, -0.007. fused: one kernel for all parameters, on CPU and CUDA.
     """
     parameters = dict(network.named_parameters())
     readout = parameters.pop("readout.weight")
     others = [parameter for parameter in parameters.values() if parameter.dim() > 1]
     biases = [parameter for parameter in parameters.values() if parameter.dim() <= 1]
+    readout_rate = config.readout_rate if config.optimizer == "adamw" else 1.0
     groups = [
         {"params": others, "weight_decay": config.weight_decay, "times": 1.0},
-        {"params": [readout], "weight_decay": config.weight_decay, "times": config.readout_rate},
+        {"params": [readout], "weight_decay": config.weight_decay, "times": readout_rate},
         {"params": biases, "weight_decay": 0.0, "times": 1.0},
     ]
     fused = readout.device.type in ("cpu", "cuda")
