@@ -24,7 +24,14 @@ from charrnn.training.session import Session
 from tests.training.test_faults import Killed, assert_same_run, killed_at
 from tests.training.test_loop import interrupt_at, records, with_settings
 
-GROWING = ("learning_rate=3", "betas=[0.9, 0.99]", "clip_norm=null", "schedule=constant", "warmup=0.9")
+GROWING = (
+    "learning_rate=3",
+    "readout_rate=1",
+    "betas=[0.9, 0.99]",
+    "clip_norm=null",
+    "schedule=constant",
+    "warmup=0.9",
+)
 """A learning rate that grows beyond all bounds."""
 
 EXPLODING = ("cell=rnn", *GROWING)
