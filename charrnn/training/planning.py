@@ -69,9 +69,12 @@ def _training(session: Session) -> str:
         else (f" (the text is too short for {wanted[0]} x {wanted[1]})")
     )
     clip = f"clipped at {training.clip_norm:g}" if training.clip_norm is not None else "no clipping"
+    rate = f"{training.learning_rate:g}"
+    if training.optimizer == "adamw" and training.readout_rate != 1:
+        rate += f" (W_hq {training.readout_rate * training.learning_rate:g})"
     return (
         f"{training.budget} of {training.partitioning} windows, {shape.batch_size} lanes x {shape.seq_length} steps"
-        f"{smaller}; {training.optimizer} {training.learning_rate:g}, {training.schedule}, {clip}"
+        f"{smaller}; {training.optimizer} {rate}, {training.schedule}, {clip}"
     )
 
 
