@@ -715,3 +715,19 @@ def test_bfloat16_is_not_kept_where_the_machine_has_none(small_config, monkeypat
     monkeypatch.setattr(loop, "has_bfloat16", lambda device: True)
     assert loop._stored_placement(before, settings["auto"]) is not None
     assert loop._differences(before, before.model_copy(update={"dtype": "float32"})) == "in bfloat16"
+
+
+def test_the_head_of_a_run_names_the_readouts_own_learning_rate(small_config):
+    for settings, said in (
+        (("learning_rate=0.01",), "adamw 0.01 (W_hq 0.03), "),
+        (("learning_rate=0.01", "readout_rate=1"), "adamw 0.01, "),
+        (("learning_rate=0.01", "optimizer=sgd"), "sgd 0.01, "),
+    ):
+        session = loop.prepare(with_settings(small_config, *settings))
+        assert said in dict(loop.planning.headline(session))["training"]
+
+
+def test_the_recipes_words_say_how_often_the_text_will_be_read(small_config, monkeypatch):
+    monkeypatch.setattr("charrnn.training.recipe._measured_speed", lambda *arguments: 1e9)
+    session = loop.prepare(load_config(settings=[f"source={small_config.corpus.source}", "budget=2.5 epochs"]))
+    assert ", about 2.5 epochs, " in session.recipe
