@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from charrnn.bench import machine
 from charrnn.config import Config, load_config
 from charrnn.model.dropout import dropout
 from charrnn.model.engines import ENGINES, Execution
@@ -679,7 +680,8 @@ def main() -> None:
             line = {"trial": trial.name, "text": options.text.stem, "seed": seed, **train(trial, config, dataset)}
             command = f'python results/trials.py {options.text.name} --only "{trial.name}" --seeds {seed}'
             with TRIALS.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line | {"command": command, "commit": commit}) + "\n")
+                made = {"command": command, "commit": commit, "machine": machine.description(torch.device("cpu"))}
+                file.write(json.dumps(line | made) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,21 @@ def test_the_readmes_table_is_drawn_from_the_results():
     assert tables in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_table_of_trials_is_drawn_from_their_runs():
+    tables = runpy.run_path(str(RESULTS / "trials.py"))["tables"]()
+    assert tables.count("\n") > 60
+    assert tables in (RESULTS / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_trial_names_its_command_seed_machine_and_commit():
+    for line in (RESULTS / "trials.jsonl").read_text(encoding="utf-8").splitlines():
+        run = json.loads(line)
+        ending = f'{run["text"]}.txt --only "{run["trial"]}" --seeds {run["seed"]}'
+        assert run["command"] == f"python results/trials.py {ending}"
+        assert run["machine"]["cpu"]
+        assert re.fullmatch(r"[0-9a-f]{7,}", run["commit"])
+
+
 def test_measuring_one_more_seed_keeps_the_others(tmp_path, monkeypatch):
     spec = importlib.util.spec_from_file_location("measure", RESULTS / "measure.py")
     measure = importlib.util.module_from_spec(spec)
