@@ -11,6 +11,7 @@ characters, not for a fixed time, and nothing is chosen by its validation loss.
 """
 
 import argparse
+import copy
 import json
 import math
 import statistics
@@ -35,7 +36,7 @@ from charrnn.model.network import CharRNN, detached
 from charrnn.text.dataset import Dataset, load_dataset
 from charrnn.text.minibatches import Minibatches, Position, Shape, Window, gather, lane_bounds
 from charrnn.training.evaluation import evaluate, quick_lanes
-from charrnn.training.optimization import clip_gradient, learning_rate_at
+from charrnn.training.optimization import clip_gradient, learning_rate_at, take_into_average
 
 TRIALS = Path(__file__).parent / "trials.jsonl"
 
@@ -552,7 +553,9 @@ def train(trial: Trial, config: Config, dataset: Dataset) -> dict[str, Any]:
     groups = [group for group in groups if own is None or group["params"][0] is not W_hh]
     optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, betas=training.betas, fused=True)
     share_at = trial.share or (lambda progress: learning_rate_at(progress, training) / training.learning_rate)
-    average = Average(trial, config)
+    # The mean of all weights from a share of the run on is of the mean age of half that time.
+    age, average_from = (training.averaging, 0.0) if training.averaging else (0.5, trial.average_from)
+    average, averaged = copy.deepcopy(network), 0
     execution, total = Execution("compiled"), characters(config, dataset)
     started, state, done, steps, nats_of_late = time.process_time(), None, 0, 0, 0.0
     network.train()
@@ -577,36 +580,24 @@ def train(trial: Trial, config: Config, dataset: Dataset) -> dict[str, Any]:
         if own:
             own.step(share)
         state, done, steps = detached(state), done + window.num_targets, steps + 1
-        average.take(network, steps, progress)
+        if average_from is not None and progress >= average_from:
+            averaged += 1
+            take_into_average(average, network, averaged, age)
         nats_of_late += (0.02 if steps > 1 else 1) * (nats.item() / window.num_targets - nats_of_late)
     seconds = time.process_time() - started
-    network.load_state_dict(average.weights, strict=False)
-    found = evaluate(network, dataset.vocabulary, dataset.validation, execution, quick_lanes(len(dataset.validation)))
+    found = evaluate(
+        average if averaged else network,
+        dataset.vocabulary,
+        dataset.validation,
+        execution,
+        quick_lanes(len(dataset.validation)),
+    )
     return {
         "nats_per_char": round(found.nats_per_char, 4),
         "training_nats_per_char": round(nats_of_late, 4),
         "steps": steps,
         "cpu_seconds": round(seconds, 1),
     }
-
-
-class Average:
-    """Of the weights over the run as `training.averaging` has it, or over its end; empty if neither is wanted."""
-
-    def __init__(self, trial: Trial, config: Config) -> None:
-        self.age, self.start, self.count = config.training.averaging, trial.average_from, 0
-        self.weights: dict[str, Tensor] = {}
-
-    def take(self, network: CharRNN, step: int, progress: float) -> None:
-        if self.age:
-            newest = 1 - (1 - 1 / step) ** (1 / self.age - 1)
-        elif self.start is not None and progress >= self.start:
-            self.count += 1
-            newest = 1 / self.count
-        else:
-            return
-        for name, weight in network.named_parameters():
-            self.weights.setdefault(name, weight.detach().clone()).lerp_(weight.detach(), newest)
 
 
 def group_of(trial: Trial, name: str, weight: nn.Parameter, config: Config) -> dict[str, Any]:

@@ -59,8 +59,8 @@ def evaluate_dynamically(network: CharRNN, training: Ids, ids: Ids, how: Adaptat
     """Predict one stream of at least two ids in order, with the state carried and the weights adapted on the way.
 
     training: the stream the network was trained on. It works on a copy: the network is left as it is. Raises
-    ConfigError where the adapted weights predict nothing any more. By PyTorch's kernels: one lane
-    of 20 steps takes them 0.3 to 1 times the time of `written` with an LSTM or an RNN, and 1.1 to 1.5 times with a GRU.
+    ConfigError where the adapted weights predict nothing any more. By PyTorch's kernels: one lane of 20
+    steps takes them 0.3 to 1 times the time of `written` with an LSTM or an RNN, and 1.1 to 1.5 times with a GRU.
     """
     execution = own_execution(network)
     usual = _usual_gradients(network, training, how.segment, execution)

@@ -43,6 +43,9 @@ and is evaluated, as at every end."""
 _EVALUATION_SHARE = 0.05
 """Of a time budget, what evaluations may take before some are skipped."""
 
+_SAMPLE_SECONDS = 1.0
+"""That a sample may take whatever the budget."""
+
 
 @dataclass
 class Trainer:
@@ -526,7 +529,3 @@ def _passed(before: float, after: float, points: int) -> bool:
     """Whether one of `points` evenly spread points of the budget, the last at its end, lies in (before, after]."""
     rounding = 1e-9  # 3 steps of 30 are a tenth, whatever the quotient's last bit
     return int(before * points + rounding) < int(min(after, 1.0) * points + rounding)
-
-
-_SAMPLE_SECONDS = 1.0
-"""That a sample may take whatever the budget."""

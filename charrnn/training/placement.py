@@ -80,12 +80,12 @@ def choose_placement(network: CharRNN, config: TrainingConfig, shape: Shape) -> 
     engines = engines if config.engine == "auto" else (config.engine,)
     if config.precision != "auto":
         dtypes, why = [getattr(torch, config.precision)], "as configured"
-    elif device.type == "cuda" and has_bfloat16(device):
-        dtypes, why = [torch.bfloat16], "the GPU has bfloat16"
-    elif on_cpu and has_bfloat16(device):
+    elif not has_bfloat16(device):
+        dtypes, why = [torch.float32], f"this {device.type} has no bfloat16 of its own"
+    elif on_cpu:
         dtypes, why = [torch.float32, torch.bfloat16], ""
     else:
-        dtypes, why = [torch.float32], f"this {device.type} has no bfloat16 of its own"
+        dtypes, why = [torch.bfloat16], "the GPU has bfloat16"
     if engines == ("compiled",):
         kernels_for(dtypes[0], device)  # or it is said why there are none
     every = [Execution(engine, dtype) for dtype in dtypes for engine in engines]

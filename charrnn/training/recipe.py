@@ -95,7 +95,7 @@ def choose(config: Config, grounds: Grounds) -> dict[str, Any]:
     num_layers = said("model.num_layers", _NUM_LAYERS)
     hidden_size = said("model.hidden_size", _units(grounds, gates, num_layers))
     inputs = config.model.embedding_size or 0  # a one-hot row costs no product
-    weights = _weights(hidden_size, gates, num_layers, grounds.vocabulary_size) + hidden_size * gates * inputs
+    weights = _weights(hidden_size, gates, num_layers, grounds.vocabulary_size, inputs)
     in_time, in_epochs = _characters(grounds, weights), grounds.budget.limits.get("epochs", math.inf)
     batch_size, seq_length = _window(min(in_time, in_epochs * grounds.characters))
     batch_size, seq_length = said("training.batch_size", batch_size), said("training.seq_length", seq_length)
@@ -139,9 +139,9 @@ def _units(grounds: Grounds, gates: int, num_layers: int) -> int:
     return int(min(max(32 * round(units / 32), 64), 2048))
 
 
-def _weights(hidden_size: float, gates: int, num_layers: int, vocabulary_size: int) -> float:
-    """That are multiplied for a character whose own are a row of a table."""
-    return hidden_size * (gates * hidden_size * (2 * num_layers - 1) + vocabulary_size)
+def _weights(hidden_size: float, gates: int, num_layers: int, vocabulary_size: int, inputs: int = 0) -> float:
+    """Weights multiplied for a character. inputs: of its embedding; without one its own are a row of a table."""
+    return hidden_size * (gates * (hidden_size * (2 * num_layers - 1) + inputs) + vocabulary_size)
 
 
 def _window(characters: float) -> tuple[int, int]:
@@ -211,15 +211,15 @@ def _measured_speed(config: Config, vocabulary_size: int, device: torch.device) 
     network = CharRNN(probe, vocabulary_size).initialise(0)
     network.to(device, torch.float64 if config.training.precision == "float64" else torch.float32)
     execution = choose_placement(network, config.training, _PROBE).execution
-    weights = _PROBE_UNITS * (network.cell.gates * _PROBE_UNITS + vocabulary_size)
+    weights = _weights(_PROBE_UNITS, network.cell.gates, 1, vocabulary_size)
     return weights * _PROBE.batch_size * _PROBE.seq_length / seconds_per_window(network, execution, _PROBE)
 
 
 def _epochs_of(config: Config, grounds: Grounds) -> float:
     """How often the text will be read, as far as can be told."""
     model, training = config.model, config.training
-    cell = Cell(model.cell, model.activation)
-    weights = _weights(model.hidden_size, cell.gates, model.num_layers, grounds.vocabulary_size)
+    gates, inputs = Cell(model.cell, model.activation).gates, model.embedding_size or 0
+    weights = _weights(model.hidden_size, gates, model.num_layers, grounds.vocabulary_size, inputs)
     return _epochs(grounds, weights, training.batch_size * training.seq_length)
 
 
