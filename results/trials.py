@@ -426,6 +426,8 @@ def one_cycle(progress: float) -> float:
 TWO = {"model.num_layers": 2}
 """Of as many weights together, at the recipe's learning rate for them."""
 
+READOUT = {"readout.weight": 3}
+
 VECTORS = {"model.input": "embedding", "model.embedding_size": 64}
 
 LIST = [
@@ -473,6 +475,25 @@ LIST = [
     Trial("W_xh at twice the rate", rates={"weight_ih": 2}),
     Trial("W_hh at half, W_hq at twice the rate", rates={"weight_hh": 0.5, "readout.weight": 2}),
     Trial("W_hh at half, W_hq at 4 times the rate", rates={"weight_hh": 0.5, "readout.weight": 4}),
+    # beside training.readout_rate as it is by default
+    *(
+        replace(
+            trial, name=f"W_hq at 3 times the rate{trial.name and ', '}{trial.name}", rates=READOUT | dict(trial.rates)
+        )
+        for trial in (
+            Trial(""),
+            Trial("half the rate", rate=0.5),
+            Trial("twice the rate", rate=2),
+            Trial("linear", {"training.schedule": "linear"}),
+            Trial("no warm-up", {"training.warmup": 0}),
+            Trial("W_hh normal", change=recurrent_normal),
+            Trial("forget bias 0", change=partial(forget_bias, 0)),
+            Trial("W_hh at half the rate", rates={"weight_hh": 0.5}),
+            Trial("W_xh at twice the rate", rates={"weight_ih": 2}),
+            *(Trial(f"Muon at {rate}", own=partial(Muon, learning_rate=rate)) for rate in (0.02, 0.05)),
+            Trial("layer normalisation", network=LayerNorm),
+        )
+    ),
     # optimizers of W_hh
     *(Trial(f"Muon at {rate}", own=partial(Muon, learning_rate=rate)) for rate in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
     Trial("SOAP", own=partial(Soap, factor=1)),
