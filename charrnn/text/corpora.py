@@ -40,7 +40,7 @@ class Corpus:
     size: int | None = None
     """Bytes in that file, where they never change."""
     sha256: str | None = None
-    """Of that file, where it was verified; else its first fetch records it."""
+    """Of that file, where it never changes; else its first fetch records it."""
     member: str | None = None
     """The file's name within the zip that lies at `url`, if it is one."""
     text_of: Callable[[bytes], bytes] | None = None
@@ -96,6 +96,8 @@ _CORPORA = (
         url="http://mattmahoney.net/dc/text8.zip",
         file="text8",
         size=100_000_000,
+        # Of the file whose published MD5 is 3bea1919949baf155f99411df5fada7e, as several projects that use it give it.
+        sha256="6e890197040d37d85beb962ae1f041ff1d9a9ca8d20c7d99c85027eebf51dca7",
         member="text8",
     ),
     Corpus(
@@ -105,6 +107,8 @@ _CORPORA = (
         url="http://mattmahoney.net/dc/enwik8.zip",
         file="enwik8",
         size=100_000_000,
+        # Likewise, of the one whose published SHA-1 is 57b8363b814821dc9d47aa4d41f58733519076b2.
+        sha256="2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8",
         member="enwik8",
     ),
 )

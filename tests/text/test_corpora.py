@@ -109,8 +109,8 @@ def test_every_known_corpus_says_what_it_is_and_where_it_lands() -> None:
         assert bool(corpus.member) == str(corpus.url).endswith(".zip")
 
 
-def test_only_the_checksum_that_was_verified_is_written_down() -> None:
-    assert [name for name, corpus in KNOWN.items() if corpus.sha256] == ["tinyshakespeare"]
+def test_a_checksum_is_known_of_the_texts_that_never_change() -> None:
+    assert [name for name, corpus in KNOWN.items() if corpus.sha256] == ["tinyshakespeare", "text8", "enwik8"]
 
 
 @pytest.mark.skipif(not (SHARED / "tinyshakespeare.txt").exists(), reason="the text is not on this machine")
@@ -224,10 +224,19 @@ def test_a_text_revised_since_its_checksum_was_recorded_is_refused(here: Path, s
 
 def test_a_zip_gives_its_member_alone(here: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     server.pages["/text8.zip"] = zipped("text8", b"anarchism originated")
-    change(monkeypatch, "text8", size=20)
+    change(monkeypatch, "text8", size=20, sha256=None)
     path = fetch("text8", url=f"{server.address}/text8.zip")
     assert path.read_bytes() == b"anarchism originated"
     assert in_folder(here) == ["text8", "text8.sha256"]
+
+
+def test_what_a_zip_holds_is_verified(here: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.pages["/text8.zip"] = zipped("text8", b"anarchism originated")
+    with pytest.raises(TextError, match=rf"expected SHA-256 {KNOWN['text8'].sha256} \(known to charrnn\)"):
+        fetch("text8", url=f"{server.address}/text8.zip")
+    change(monkeypatch, "text8", size=20, sha256=hashlib.sha256(b"anarchism originated").hexdigest())
+    fetch("text8", url=f"{server.address}/text8.zip")
+    assert in_folder(here) == ["text8"]
 
 
 @pytest.mark.parametrize(
@@ -245,7 +254,7 @@ def test_a_damaged_zip_is_refused_and_not_kept(
     here: Path, server: Server, monkeypatch: pytest.MonkeyPatch, page: bytes, message: str
 ) -> None:
     server.pages["/text8.zip"] = page
-    change(monkeypatch, "text8", size=20)
+    change(monkeypatch, "text8", size=20, sha256=None)
     with pytest.raises(TextError, match=message):
         fetch("text8", url=f"{server.address}/text8.zip")
     assert in_folder(here) == []
