@@ -192,7 +192,7 @@ class ModelConfig(_Section):
     """The recurrent network: L = num_layers hidden layers of H = hidden_size units."""
 
     cell: Literal["rnn", "gru", "lstm"] = "lstm"
-    """The hidden layers' kind."""
+    """The kind of the hidden layers."""
     num_layers: Annotated[int, Field(ge=1, le=64), _NotBool] = 1
     """L, the number of hidden layers."""
     hidden_size: Annotated[int, Field(ge=1, le=65536), _NotBool] = 256
@@ -226,23 +226,23 @@ class TrainingConfig(_Section):
     """How the network is trained."""
 
     recipe: Literal["auto", "none"] = "auto"
-    """auto chooses what is left at auto from the text, the machine and the budget; none takes fixed values for it."""
+    """auto chooses each option left at auto, by the text, the machine and the budget; none takes fixed values."""
     budget: BudgetText = "2m"
     """How long: a time (90s, 5m, 2h), `30 epochs`, `20000 steps`, or several, as `10m, 30 epochs`: the first to end."""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000), _NotBool] = 32
-    """B, the lanes of a minibatch."""
+    """B, the lanes of a minibatch: places in the text that are read side by side."""
     seq_length: Annotated[int, Field(ge=1, le=1_000_000), _NotBool] = 32
     """T, the steps of a window, through which the gradient flows back."""
     partitioning: Literal["sequential", "random"] = "sequential"
     """sequential carries the state from window to window; random shuffles windows and starts each from zero."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    """adamw (Loshchilov and Hutter 2019), or sgd, plain stochastic gradient descent as in the book."""
+    """adamw (Loshchilov and Hutter 2019), or sgd, plain stochastic gradient descent: the book's with weight_decay 0."""
     learning_rate: Annotated[FiniteFloat, Field(gt=0), _NotBool] = 8e-3
     """The highest learning rate."""
     betas: tuple[
         Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool], Annotated[FiniteFloat, Field(ge=0, lt=1), _NotBool]
     ] = (0.5, 0.99)
-    """adamw's beta1 and beta2: the decay of the mean of gradients, of which a little is best here, and of squares."""
+    """adamw's beta1 and beta2, the decay rates of the means of gradients and of squares; a small beta1 is best."""
     readout_rate: Annotated[FiniteFloat, Field(gt=0, le=1000), _NotBool] = 3.0
     """adamw's learning rate of the readout's weights W_hq, as a multiple of learning_rate."""
     weight_decay: Annotated[FiniteFloat, Field(ge=0), _NotBool] = 0.01
@@ -258,12 +258,14 @@ class TrainingConfig(_Section):
     clip_norm: Annotated[FiniteFloat, Field(gt=0), _NotBool] | None = 1.0
     """theta of the book: the gradient's largest global norm; null for no clipping."""
     averaging: Annotated[FiniteFloat, Field(ge=0, le=0.5), _NotBool] = 0.0
-    """Evaluate, sample and keep averaged weights, whose mean age is this share of the steps so far; 0 for the last."""
+    """Evaluate, sample and keep averaged weights whose mean age is this share of the steps so far; 0 for the latest."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
-    """Precision of the products; auto takes bfloat16 where a trial shows it faster in hardware, else float32."""
+    """Precision of the products; auto takes bfloat16 where a trial on the CPU shows it faster, or a GPU has it, else
+    float32."""
     engine: Literal["auto", "reference", "written", "torch", "compiled"] = "auto"
-    """What runs the layers: the readable equations, their gradients by hand, PyTorch's own kernels, or C compiled for
-    this CPU, where there is a compiler; auto takes what a trial shows to be the fastest."""
+    """What runs the layers: reference, the readable equations; written, their gradients by hand; torch, PyTorch's
+    kernels; compiled, C compiled for this CPU where there is a compiler; auto, whichever is fastest in a trial on the
+    CPU, and torch on a GPU."""
     cuda_graph: bool = False
     """On a GPU, capture forward and backward once and replay them; nothing elsewhere. Not measured yet, hence off."""
     threads: Annotated[int, Field(ge=1, le=1024), _NotBool] | None = None
@@ -271,13 +273,13 @@ class TrainingConfig(_Section):
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes cuda where there is one."""
     explosion: Annotated[FiniteFloat, Field(gt=1), _NotBool] | None = 3.0
-    """A training loss of so many times the first, or one that jumps and stays up, is rolled back; null for neither."""
+    """Roll back at a training loss of so many times the first, or one that jumps and stays up; null for never."""
     rollbacks: Annotated[int, Field(ge=0), _NotBool] = 3
     """How often to go back to the last good state with half the learning rate before giving up."""
     patience: Annotated[int, Field(ge=1), _NotBool] | None = None
     """Evaluations in a row without a new best after which training stops, or wsd's cooldown begins; null for never."""
     seed: Annotated[int, Field(ge=0, lt=2**63), _NotBool] = 0
-    """Of the initial weights, the order of the windows, dropout and the samples on the way."""
+    """Seeds the initial weights, the order of the windows, dropout and the samples on the way."""
     evaluations: Annotated[int, Field(ge=1, le=1_000_000), _NotBool] = 20
     """How often to evaluate on the validation text, evenly spread; a time budget skips some that would be costly."""
     samples: Annotated[int, Field(ge=0, le=1_000_000), _NotBool] = 4
@@ -304,7 +306,7 @@ class TrainingConfig(_Section):
             )
         if self.optimizer == "sgd":
             _refuse_idle(self, "betas", "with optimizer sgd, which has no moments")
-            _refuse_idle(self, "readout_rate", "with optimizer sgd, whose steps are the book's")
+            _refuse_idle(self, "readout_rate", "with optimizer sgd, which has one rate for all")
         if self.schedule != "wsd":
             _refuse_idle(self, "cooldown", f"with schedule {self.schedule}, which has none")
         elif self.warmup + self.cooldown > 1:
@@ -362,7 +364,7 @@ AUTO = "auto"
 
 RECIPE = (
     *(("model", key) for key in ("cell", "num_layers", "hidden_size", "dropout", "weight_dropout")),
-    *(("training", key) for key in ("batch_size", "seq_length", "learning_rate")),
+    *(("training", key) for key in ("batch_size", "seq_length", "learning_rate", "readout_rate")),
 )
 """Sections and keys that charrnn.training.recipe chooses."""
 

@@ -22,10 +22,14 @@ class ConfigError(CharrnnError):
     exit_code = 2
 
 
+def quoted(word: object) -> str:
+    """A word of a command that somebody is to copy, as this system's shell takes it for one word."""
+    return subprocess.list2cmdline([str(word)]) if os.name == "nt" else shlex.quote(str(word))
+
+
 def missing(package: str, what: str) -> ConfigError:
     """The error where an extra is not installed: `what` needs it, and how to get it into the running Python."""
-    python = subprocess.list2cmdline([sys.executable]) if os.name == "nt" else shlex.quote(sys.executable)
-    return ConfigError(f"{what} needs {package}: {python} -m pip install {package}")
+    return ConfigError(f"{what} needs {package}: {quoted(sys.executable)} -m pip install {package}")
 
 
 class TextError(CharrnnError):

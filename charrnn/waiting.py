@@ -25,4 +25,4 @@ def told_if_slow(message: str) -> Iterator[None]:
 def _tell(message: str) -> None:
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):  # nobody listens any more
-            print(f"charrnn: {message}", file=sys.stderr, flush=True)
+            print(f"note: {message}", file=sys.stderr, flush=True)

@@ -43,7 +43,7 @@ def train(text: str, budget: str, settings: list[str], seed: int, run: Path) -> 
         "nats_per_char_in_windows_of_256": found["nats_per_char_in_windows"],
         **{key: last[key] for key in ("step", "epoch", "seconds")},
         "model": config["model"],
-        **{key: config["training"][key] for key in ("batch_size", "seq_length", "learning_rate")},
+        **{key: config["training"][key] for key in ("batch_size", "seq_length", "learning_rate", "readout_rate")},
     }
 
 

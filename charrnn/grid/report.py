@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from charrnn.bench.report import Table, formatted, whole, without_empty_notes
-from charrnn.errors import TrainingError
+from charrnn.errors import TrainingError, quoted
 from charrnn.grid.combinations import CELL, LAYERS, SEED, UNITS, label, text_of
 from charrnn.grid.folder import Grid, Outcome, Record
 
@@ -128,5 +128,5 @@ def refuse_failed(grid: Grid) -> None:
     if failed:
         raise TrainingError(
             f"{failed} of {len(grid.record.runs)} runs failed, as the table and their train.log say; charrnn grid "
-            f"--resume --output {grid.folder} tries them again"
+            f"--resume --output {quoted(grid.folder)} tries them again"
         )

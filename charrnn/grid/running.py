@@ -17,7 +17,7 @@ import torch
 
 import charrnn
 from charrnn.config import Budget, Config
-from charrnn.errors import CheckpointError, ConfigError, Interrupted
+from charrnn.errors import CheckpointError, ConfigError, Interrupted, quoted
 from charrnn.grid.folder import Grid
 from charrnn.insight.plotting import read_metrics
 from charrnn.training import checkpoint
@@ -95,7 +95,8 @@ def _plan(grid: Grid, width: Width) -> str:
     ends = [0.0] * width.jobs
     for one in seconds:
         heapq.heapreplace(ends, ends[0] + (one or 0))  # by whichever is free first
-    lasting = f", about {duration(max(ends))} in all" if waiting and None not in seconds else ""
+    new = waiting and not any(grid.run(name).last.exists() for name in waiting)
+    lasting = f", about {duration(max(ends))} in all" if new and None not in seconds else ""
     each = counted(width.threads, "thread")
     return (
         f"{len(waiting)} of {len(grid.record.runs)} runs to train, {width.jobs} at a time with {each} each{lasting}, "
@@ -132,7 +133,7 @@ class _Trainer:
                     child.process.kill()
                     child.process.wait()
         if self.told is not None and self.grid.unfinished():
-            raise Interrupted(f"go on with: charrnn grid --resume --output {self.grid.folder}", self.told)
+            raise Interrupted(f"go on with: charrnn grid --resume --output {quoted(self.grid.folder)}", self.told)
 
     def fill(self) -> None:
         """Start what there is room for."""
@@ -155,11 +156,11 @@ class _Trainer:
         with log.open("ab") as file:
             before = file.tell()
             process = subprocess.Popen(
-                [sys.executable, "-m", "charrnn", "train", *what, "--run", str(run.folder)],
+                [sys.executable, *_charrnn(), "train", *what, "--run", str(run.folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **_SURROUNDINGS, **_safe_path(), "OMP_NUM_THREADS": str(self.width.threads)},
+                env={**os.environ, **_SURROUNDINGS, "OMP_NUM_THREADS": str(self.width.threads)},
                 # Out of reach of a terminal's Ctrl-C, which would come twice: at the second a run leaves unsaved.
                 start_new_session=os.name != "nt",
             )
@@ -205,10 +206,14 @@ class _Trainer:
         return f"{self.grid.count('finished')} of {len(self.grid.record.runs)} finished"
 
 
-def _safe_path() -> dict[str, str]:
-    """Lets `python -m` import nothing from this folder, in which a types.py may lie, unless charrnn itself is there."""
-    here = Path(charrnn.__file__).parents[1] == Path.cwd()
-    return {} if here else {"PYTHONSAFEPATH": "1"}
+def _charrnn() -> list[str]:
+    """Python's arguments for the command line, which imports nothing from this folder, in which a types.py may lie.
+
+    Unless charrnn itself is there. Not by PYTHONSAFEPATH, which Python has from 3.11 on.
+    """
+    if Path(charrnn.__file__).parents[1] == Path.cwd():
+        return ["-m", "charrnn"]
+    return ["-c", "import sys; sys.path = [*filter(None, sys.path)]; from charrnn.cli import main; main()"]
 
 
 def _clear(run: Run) -> None:
@@ -242,7 +247,7 @@ def figures(run: Run) -> dict[str, Any]:
 
 
 def _last_words(log: Path, start: int, code: int) -> str:
-    """Why a process ended: its error's message, or else its last line and its exit code."""
+    """Why a process ended: its error's message, or else its last line and its exit code or signal."""
     with log.open("rb") as file:
         file.seek(start)
         lines = file.read().decode("utf-8", "replace").splitlines()

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ _PRECISIONS = {torch.float32: (), torch.float64: ("-DDOUBLE",)}
 
 CELLS = {("rnn", "tanh"): 0, ("rnn", "relu"): 1, ("gru", "tanh"): 2, ("lstm", "tanh"): 3}
 """As vectors.h numbers them."""
+
+
+_COMPILING = threading.Lock()
+"""Of two threads that need the kernels first, one waits for what the other compiles."""
 
 
 class Kernels:
@@ -113,7 +118,8 @@ def kernels_for(dtype: torch.dtype, device: torch.device) -> Kernels:
     if device.type != "cpu" or dtype not in _PRECISIONS:
         name = str(dtype).removeprefix("torch.")
         raise ConfigError(f"engine compiled: for float32 and float64 on the CPU, not {name} on {device.type}")
-    kernels = _compiled(dtype)
+    with _COMPILING:
+        kernels = _compiled(dtype)
     if isinstance(kernels, str):
         raise ConfigError(f"engine compiled: {kernels}")
     return kernels

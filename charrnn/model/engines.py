@@ -7,6 +7,7 @@ each (L, B, H). `drop`, if it is given, makes of H^(l-1) what layer l reads, for
 engine agrees with `reference` in values and gradients.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -80,6 +81,10 @@ def with_torch(
         H_TBH, final = run(H_TBH, tuple(tensor_LBH[part] for tensor_LBH in state), layers[part], cell)
         finals.append(final)
     return H_TBH, tuple(torch.cat(tensors) for tensors in zip(*finals, strict=True))
+
+
+# Of each layer they are tensors of their own. There is no flatten_parameters() to call, as cuDNN's warning asks.
+warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
 
 
 def _kernels(x: Tensor, state: State, layers: Sequence[Weights], cell: Cell) -> tuple[Tensor, State]:

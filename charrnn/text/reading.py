@@ -201,7 +201,9 @@ class Collector:
     def _add_folder(self, path: str, encoding: str) -> None:
         files, others = _beneath(path)
         if not files:
-            raise TextError(f"the folder {shown(path)} holds no file to read, as hidden ones do not count")
+            raise TextError(
+                f"the folder {shown(path)} holds no file to read; hidden ones and charrnn's runs do not count"
+            )
         self._skipped += others
         self.add_files(files, _counted(files, _base_name(path)), encoding)
 

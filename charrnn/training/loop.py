@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from charrnn.config import RESUMABLE, Budget, Config, ModelConfig, changed_keys, load_config
-from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError, TrainingError
+from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError, TrainingError, quoted
 from charrnn.model.engines import Execution, can_run
 from charrnn.model.network import CharRNN
 from charrnn.sampling.generation import generate
@@ -56,7 +56,6 @@ class Trainer:
     reporter: Reporter
     signals: Signals
     threads: Threads
-    evaluation_seconds: float = 0.0
     last_evaluation_seconds: float = 0.0
     saved_at: float = field(default_factory=time.perf_counter)
     last_evaluation: Evaluation | None = None
@@ -65,8 +64,7 @@ class Trainer:
         """Steps until the budget is spent or patience is; whenever they lead astray, back and on more slowly."""
         session = self.session
         progress = 1.0 if session.was_over else min(session.progress(), _ALMOST)
-        if session.out_of_patience() and session.cooldown_is_to_come():  # resumed with less patience than before
-            progress = self._lost_patience(progress)
+        progress = self._with_patience_as_it_is(progress)
         while progress < 1 and not session.out_of_patience():
             progress = self._advanced_or_rolled_back(progress)
 
@@ -76,7 +74,13 @@ class Trainer:
         except Diverged as trouble:
             self.roll_back(trouble)
             # Of a time budget nothing comes back; the end of it, with its evaluation, is still to be passed.
-            return min(progress, self.session.progress())
+            return self._with_patience_as_it_is(min(progress, self.session.progress()))
+
+    def _with_patience_as_it_is(self, progress: float) -> float:
+        """Of a state that was saved with more of it than there is now, the cooldown begins. The progress."""
+        if self.session.out_of_patience() and self.session.cooldown_is_to_come():
+            return self._lost_patience(progress)
+        return progress
 
     def advance(self, before: float) -> float:
         """One step; at evenly spread points of the budget report, evaluate and sample; save; stop. The new progress."""
@@ -129,13 +133,13 @@ class Trainer:
         self.last_evaluation = found
         self.reporter.evaluated(session.counters(), progress, found, is_best)
         self.last_evaluation_seconds = time.perf_counter() - started
-        self.evaluation_seconds += self.last_evaluation_seconds
+        session.evaluation_seconds += self.last_evaluation_seconds
 
     def _lost_patience(self, progress: float) -> float:
         """Bring the cooldown forward, or if it has begun or there is none, say that this is the end. The progress."""
         session, end, count = self.session, self.session.end, self.session.since_best
         text = f"after {count} evaluations without a new best, at step {session.step_count:,}"
-        if session.bring_cooldown_forward():
+        if session.bring_cooldown_forward(progress):
             text = f"the learning rate falls from here on, {text}"
             self.reporter.event("cooldown", text, step=session.step_count, evaluations=count)
         else:
@@ -264,13 +268,14 @@ class Trainer:
         name, step = signal.Signals(signal_number).name, self.session.step_count
         self.reporter.event("stopped", f"{name} at step {step:,}; saving {self.run.last}", signal=name, step=step)
         self.save()
-        raise Interrupted(f"go on with: charrnn train --resume --run {self.run.folder}", signal_number)
+        raise Interrupted(f"go on with: charrnn train --resume --run {quoted(self.run.folder)}", signal_number)
 
     def _worth_evaluating(self, progress: float) -> bool:
         if len(self.session.dataset.validation) < 2:
             return False
-        cheap = self.evaluation_seconds + self.expected_seconds() <= _EVALUATION_SHARE * self.session.seconds
-        return progress >= 1 or not self.session.led_by_time() or cheap
+        session = self.session
+        cheap = session.evaluation_seconds + self.expected_seconds() <= _EVALUATION_SHARE * session.seconds
+        return progress >= 1 or not session.led_by_time() or cheap
 
 
 @restored_threads()
@@ -468,7 +473,7 @@ def _resumed(session: Session, stored: Checkpoint, run: Run) -> str:
     if session.config.training.budget != stored.config.training.budget:
         text += f" (before: {stored.config.training.budget})"
         text += "; the learning rate now follows the new budget" if session.progress() < 1 else ""
-    if session.progress() >= 1:
+    if session.was_over:
         text += "; it is finished, and --budget with a larger one extends it"
     elif session.out_of_patience() and not session.cooldown_is_to_come():
         text += (
@@ -521,8 +526,8 @@ def _closing_words(trainer: Trainer) -> None:
         f"{session.step_count:,} steps, {session.epochs:.2f} epochs in {session.seconds:,.0f} s; model in "
         f"{trainer.model_path()}",
     )
-    say("next", f'charrnn sample {run.folder} --prefix "..."')
-    say("", f"charrnn evaluate {run.folder}")
+    say("next", f'charrnn sample {quoted(run.folder)} --prefix "..."')
+    say("", f"charrnn evaluate {quoted(run.folder)}")
 
 
 def _passed(before: float, after: float, points: int) -> bool:

@@ -87,6 +87,7 @@ class SessionRecord(_Strict):
     good_step: Count | None = None
     """Of the last state that was taken for good, which is in good.safetensors."""
     rollbacks: Count = 0
+    evaluation_seconds: Amount = 0.0
     watch: WatchRecord = WatchRecord()
     tally: TallyRecord
     written: dict[str, Count]

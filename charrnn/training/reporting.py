@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
-from charrnn.errors import CheckpointError, missing
+from charrnn.errors import CheckpointError, missing, quoted
 from charrnn.training.evaluation import Evaluation
 from charrnn.training.runs import Run
 
@@ -220,7 +220,13 @@ class Reporter:
             self._close_events()
 
     def written(self) -> dict[str, int]:
-        """The length in bytes of each log, for the checkpoint: what a resumed run finds beyond it is cut off."""
+        """The length in bytes of each log, for the checkpoint: what a resumed run finds beyond it is cut off.
+
+        They are on the disk then, so that no checkpoint outlives in a power cut what it vouches for.
+        """
+        for file in self._files.values():
+            with contextlib.suppress(OSError):  # some file systems cannot
+                os.fsync(file.fileno())
         return {name: file.tell() for name, file in self._files.items()}
 
     def rewind(self, written: Mapping[str, int], step: int) -> None:
@@ -303,7 +309,7 @@ class Reporter:
             path = self.run.folder / name
             raise CheckpointError(
                 f"cannot write {path}: {error.strerror}; once it can be written, charrnn train --resume --run "
-                f"{self.run.folder} goes on from the last checkpoint"
+                f"{quoted(self.run.folder)} goes on from the last checkpoint"
             ) from None
 
     def _scalars(self, group: str, figures: dict[str, Any]) -> None:

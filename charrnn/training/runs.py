@@ -255,11 +255,13 @@ def _rename(temporary: Path, path: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Fsync a folder, so that a power cut cannot undo a renaming in it. Windows has no handle of a folder to flush."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    """Fsync a folder, so that a power cut cannot undo a renaming in it, where that can be had.
+
+    Windows has no handle of a folder to flush, some file systems refuse, and who may write a folder may not read it.
+    """
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

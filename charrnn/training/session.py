@@ -83,6 +83,8 @@ class Session:
     """Of the last state that was taken for good, to be rolled back to."""
     rollbacks: int = 0
     """Each of which halved the learning rate."""
+    evaluation_seconds: float = 0.0
+    """Of all that was spent, what evaluations took."""
     watch: Watch = field(default_factory=Watch)
     tally: Tally = field(default_factory=Tally)
     latest: dict[str, Any] = field(default_factory=dict)
@@ -149,12 +151,12 @@ class Session:
         """Whether it has not begun to fall."""
         return self.enters_cooldown(self.progress(), 1.0)
 
-    def bring_cooldown_forward(self) -> bool:
-        """Let it fall from here on, if it is still to; whether it is.
+    def bring_cooldown_forward(self, progress: float) -> bool:
+        """Let it fall from the step of that progress on, if it is still to; whether it is.
 
         A share of 1 - cooldown is then spent of what is to be, which is less than the budget.
         """
-        progress, up = self.progress(), 1 - self.config.training.cooldown
+        up = 1 - self.config.training.cooldown
         if not self.enters_cooldown(progress, 1.0):
             return False
         self.end *= progress / up
@@ -335,6 +337,7 @@ class Session:
             end=self.end,
             good_step=self.good_step,
             rollbacks=self.rollbacks,
+            evaluation_seconds=self.evaluation_seconds,
             watch=WatchRecord(**asdict(self.watch)),
             tally=TallyRecord(**asdict(self.tally)),
             written=written,
@@ -392,9 +395,10 @@ class Session:
 
         Otherwise a run with a budget of time could go back for ever. Raises CheckpointError as `restore` does.
         """
-        seconds, end, since_best = self.seconds, self.end, self.since_best
+        seconds, evaluation_seconds, end, since_best = self.seconds, self.evaluation_seconds, self.end, self.since_best
         self.restore(stored)
         self._seconds_before, self._started = seconds, time.perf_counter()
+        self.evaluation_seconds = evaluation_seconds
         if stored.config.training.budget != self.config.training.budget:  # which began these two anew
             self.end, self.since_best = end, since_best
         self.good_step = self.step_count
@@ -419,6 +423,7 @@ class Session:
         self.kept = retained(progress.kept, self.config.training.keep, self.config.training.keep_by)
         self.since_best, self.end = progress.since_best, progress.end
         self.good_step, self.rollbacks = progress.good_step, progress.rollbacks
+        self.evaluation_seconds = progress.evaluation_seconds
         self.watch = Watch(**progress.watch.model_dump())
         self.tally = Tally(**progress.tally.model_dump())
         self.latest = {key: _figures(key, stored.metrics[key]) for key in _LATEST if key in stored.metrics}

@@ -51,12 +51,19 @@ def text(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("budgets", "jobs", "needed"), [(["5m"], 2, "5:00"), (["1m"] * 3, 2, "2:00"), (["1m", "1m", "2m"], 2, "3:00")]
 )
-def test_the_time_that_is_foretold_is_that_of_the_busiest_job(budgets, jobs, needed):
+def test_the_time_that_is_foretold_is_that_of_the_busiest_job(budgets, jobs, needed, folder):
     configs = {str(name): load_config(flags={"training.budget": budget}) for name, budget in enumerate(budgets)}
+    last = Path("last.safetensors")
     grid = SimpleNamespace(
-        configs=configs, unfinished=lambda: list(configs), record=SimpleNamespace(runs=configs), folder="here"
+        configs=configs,
+        unfinished=lambda: list(configs),
+        record=SimpleNamespace(runs=configs),
+        folder="here",
+        run=lambda name: SimpleNamespace(last=last),
     )
     assert f" each, about {needed} in all" in running._plan(grid, Width(jobs, 1))
+    last.touch()  # some of it is spent
+    assert "in all" not in running._plan(grid, Width(jobs, 1))
 
 
 # ---- with the processes that people get
@@ -224,7 +231,7 @@ class FakeChildren:
         monkeypatch.setattr(running, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": self}))
 
     def __call__(self, command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
-        self.commands.append(command[2:])
+        self.commands.append(["charrnn", *command[command.index("train") :]])
         self.environments.append(options["env"])
         self.alive = [child for child in self.alive if child.poll() is None]
         self.alive.append(self.ordinary([sys.executable, "-c", self.code], **options))
@@ -387,9 +394,11 @@ def test_a_pipe_is_refused_since_every_run_would_read_it(folder):
 
 
 def test_runs_import_nothing_of_the_folder_they_are_started_in(folder, monkeypatch):
-    assert running._safe_path() == {"PYTHONSAFEPATH": "1"}
+    Path("types.py").write_text("raise SystemExit('not this one')", encoding="utf-8")
+    started = subprocess.run([sys.executable, *running._charrnn(), "--version"], capture_output=True, text=True)
+    assert (started.returncode, started.stdout) == (0, f"charrnn {running.charrnn.__version__}\n")
     monkeypatch.chdir(Path(running.charrnn.__file__).parents[1])
-    assert running._safe_path() == {}
+    assert running._charrnn() == ["-m", "charrnn"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")

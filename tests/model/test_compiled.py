@@ -6,8 +6,11 @@ import shlex
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -247,6 +250,24 @@ def test_a_cache_from_which_nothing_can_be_loaded_is_done_without(anew, monkeypa
         assert compiling.kernels_for(torch.float32, CPU).has_threads == (sys.platform != "darwin")
         compiling._compiled.cache_clear()
     assert sum("-E" not in command for command in commands) == 1
+
+
+def test_of_threads_that_need_the_kernels_first_one_compiles_them(anew, monkeypatch):
+    made, compiling_now = compiling._made, []
+
+    def alone(*arguments: Any) -> Any:
+        compiling_now.append(True)
+        time.sleep(0.05)
+        assert len(compiling_now) == 1
+        try:
+            return made(*arguments)
+        finally:
+            compiling_now.pop()
+
+    monkeypatch.setattr(compiling, "_made", alone)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda _: compiling.kernels_for(torch.float32, CPU), range(2))
+    assert first is second
 
 
 def test_a_compiler_that_hangs_is_not_asked_again(anew, tmp_path, monkeypatch):

@@ -82,6 +82,17 @@ def test_a_failed_write_leaves_the_older_file_and_no_rubbish(tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_folder_that_cannot_be_flushed_can_be_written_into(tmp_path, monkeypatch):
+    """Some file systems cannot, and who may write a folder may not read it."""
+
+    def refused(*arguments: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refused)
+    checkpoint.save(tmp_path / "a.safetensors", make())
+    assert checkpoint.load(tmp_path / "a.safetensors").metrics == make().metrics
+
+
 def test_a_vanished_folder_is_an_error_that_names_the_file(tmp_path):
     with pytest.raises(CheckpointError, match=r"cannot write .*gone"):
         checkpoint.save(tmp_path / "gone" / "a.safetensors", make())

@@ -44,7 +44,8 @@ def assert_same_run(one: Run, other: Run) -> None:
         assert_same_tensors(path, other.folder / path.name)
         stored, again = (checkpoint.load(run.folder / path.name, with_training=True) for run in (one, other))
         assert stored.metrics["step"] == again.metrics["step"]
-        progress = [{**x.progress, "seconds": 0, "tally": 0, "written": 0} for x in (stored, again)]
+        timed = dict.fromkeys(("seconds", "evaluation_seconds", "tally", "written"), 0)
+        progress = [{**x.progress, **timed} for x in (stored, again)]
         assert progress[0] == progress[1]
     assert without_time(one) == without_time(other)
     assert one.samples.read_bytes() == other.samples.read_bytes()
@@ -290,6 +291,20 @@ def test_a_second_ctrl_c_in_the_middle_of_saving_leaves_the_checkpoint_before(sm
     assert checkpoint.load(run.last, with_training=True).metrics["step"] < 10
     assert not [name for name in files(run) if name.endswith(".tmp")]
     assert loop.resume(view, run.folder, [], None).best.exists()
+
+
+def test_the_logs_are_on_the_disk_before_a_checkpoint_vouches_for_them(small_config, view, folder, monkeypatch):
+    flushed, ordinary = [], os.fsync
+
+    def noted(descriptor: int) -> None:
+        flushed.append(os.fstat(descriptor).st_ino)
+        ordinary(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    run = loop.train(small_config, view, folder / "run")
+    logs = [path.stat().st_ino for path in (run.metrics, run.samples)]
+    at = len(flushed) - 1 - flushed[::-1].index(run.last.stat().st_ino)
+    assert flushed[at - 2 : at] == logs
 
 
 # ---- a disk that refuses

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import charrnn
+from charrnn import cli
 from charrnn.config import Config, load_config
 from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError, TrainingError
 from charrnn.text.dataset import load_dataset
@@ -591,6 +592,9 @@ def test_what_is_open_of_the_network_is_that_of_the_weights_and_dropout_may_be_a
     assert (stored.config.model.hidden_size, stored.config.model.dropout) == (13, 0.3)
     assert stored.network().config.dropout == 0.3
     assert loop.prepare(open_ones, first.best).network.config.dropout == 0.3
+    base = cli._base_of(second.best)  # --init-from
+    assert (base.model.hidden_size, base.model.dropout) == (13, 0)
+    assert base.left_to_recipe()[:2] == ["model.dropout", "model.weight_dropout"]
     auto = ["cell=auto", "num_layers=auto", "hidden_size=auto", "dropout=auto"]
     at_auto = load_config(settings=[source, *auto], base=Config(model=stored.config.model))
     assert at_auto.left_to_recipe()[0] == "model.dropout"

@@ -75,6 +75,12 @@ def test_the_learning_rate_is_one_for_the_cell_and_the_optimizer():
     assert rates[-1] == 1
 
 
+def test_the_readout_learns_faster_than_the_others_in_narrow_networks_alone():
+    rates = [chosen(f"hidden_size={units}")["training.readout_rate"] for units in (64, 320, 400, 480, 2048)]
+    assert rates == [3, 3, pytest.approx(1.9), 1, 1]
+    assert chosen("optimizer=sgd")["training.readout_rate"] == Config().training.readout_rate  # any other is refused
+
+
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 @pytest.mark.parametrize("budget", ["1s", "1m", "300d", "3 epochs", "100000 epochs", "1 steps", "90s, 5 epochs"])
 @pytest.mark.parametrize("characters", [1, 1000, 10**9])
