@@ -203,9 +203,9 @@ def _readout_rate(hidden_size: int) -> float:
     """Three times the rate of the others, which is worth much at first, and the same in the wide networks of long runs.
 
     Nats per character with 3 less those with 1, an LSTM; a figure a seed, or of medians. Tiny Shakespeare: 1 x 192, 1
-    epoch -0.031; 1 x 288, 2.4 epochs 0.000, -0.004; 1 x 400, 3.8 epochs -0.004; an hour's, 1 x 1120 with 3, 1 x 1056
-    with 1 +0.018. The Time Machine: 1 x 256, 4 epochs -0.005; 1 x 288, 13 epochs -0.010, -0.007; 1 x 480, 31 to 34
-    epochs +0.008, +0.003.
+    epoch -0.031; 1 x 288, 2.4 epochs 0.000, -0.004; 1 x 400, 3.8 epochs -0.004; 3 minutes, 1 x 416, with 3 less those
+    with 1.7 +0.005; an hour's, 1 x 1120 with 3, 1 x 1056 with 1 +0.018. The Time Machine: 1 x 256, 4 epochs -0.005; 1 x
+    288, 13 epochs -0.010, -0.007; 1 x 480, 31 to 35 epochs, with 3 1.327, 1.322, with 1 1.319, 1.325.
     """
     return _between({320: 3.0, 480: 1.0}, hidden_size)
 
