@@ -263,12 +263,12 @@ def _refuse_with_resume(given: list[str]) -> None:
 
 def _base_of(init_from: Path) -> Any:
     """The defaults, with the model section of a checkpoint, but for what is in no weight, and its level."""
-    from charrnn.config import Config, CorpusConfig, ModelConfig
+    from charrnn.config import IN_NO_WEIGHT, Config, CorpusConfig, ModelConfig
     from charrnn.training import checkpoint
     from charrnn.training.runs import find_checkpoint
 
     stored = checkpoint.load(find_checkpoint(init_from)).config
-    model = ModelConfig(**stored.model.model_dump(exclude={"dropout", "weight_dropout"}))
+    model = ModelConfig(**stored.model.model_dump(exclude=set(IN_NO_WEIGHT)))
     return Config(model=model, corpus=CorpusConfig(level=stored.corpus.level))
 
 

@@ -368,6 +368,9 @@ RECIPE = (
 )
 """Sections and keys that charrnn.training.recipe chooses."""
 
+IN_NO_WEIGHT = frozenset({"dropout", "weight_dropout"})
+"""Of the model section, what another run with the same weights may have otherwise."""
+
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of configurations."""

@@ -475,7 +475,7 @@ LIST = [
     Trial("W_xh at twice the rate", rates={"weight_ih": 2}),
     Trial("W_hh at half, W_hq at twice the rate", rates={"weight_hh": 0.5, "readout.weight": 2}),
     Trial("W_hh at half, W_hq at 4 times the rate", rates={"weight_hh": 0.5, "readout.weight": 4}),
-    # beside training.readout_rate as it is by default
+    # beside training.readout_rate as narrow networks have it
     *(
         replace(
             trial, name=f"W_hq at 3 times the rate{trial.name and ', '}{trial.name}", rates=READOUT | dict(trial.rates)

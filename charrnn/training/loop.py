@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from charrnn.config import RESUMABLE, Budget, Config, ModelConfig, changed_keys, load_config
+from charrnn.config import IN_NO_WEIGHT, RESUMABLE, Budget, Config, ModelConfig, changed_keys, load_config
 from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError, TrainingError, quoted
 from charrnn.model.engines import Execution, can_run
 from charrnn.model.network import CharRNN
@@ -381,7 +381,7 @@ def _for_weights_of(stored: Config, config: Config, where: Path | None) -> Confi
 
     Raises ConfigError where it says otherwise; dropout may differ, since it is in no weight.
     """
-    names = ModelConfig.model_fields.keys() - {"dropout", "weight_dropout"}
+    names = ModelConfig.model_fields.keys() - IN_NO_WEIGHT
     taken = {f"model.{name}": getattr(stored.model, name) for name in names - config.model.model_fields_set}
     if "level" not in config.corpus.model_fields_set:
         taken["corpus.level"] = stored.corpus.level
