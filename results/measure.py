@@ -3,8 +3,9 @@
 python results/measure.py TEXT BUDGET [--seeds 0,1,2] [--set key=value]...   trains, evaluates, writes into runs.jsonl
 python results/measure.py --tables                                           prints the tables
 
-A line holds the command, the seeds and for each the validation figures and the commit, and the machine. Seeds that were
-measured before on the same machine stay beside the new ones. Nothing else should run on the machine meanwhile.
+A line holds the command, and for each seed the validation figures, the commit and the machine. Seeds that were measured
+before stay beside the new ones; the table marks those of another processor than its first run's, since a budget of time
+buys something else there. Nothing else should run on the machine meanwhile.
 """
 
 import argparse
@@ -53,7 +54,7 @@ def measure(text: str, budget: str, settings: list[str], seeds: list[int]) -> di
 
     from charrnn.bench import machine
 
-    made = {"commit": commit()}
+    made = {"commit": commit(), "machine": machine.description(torch.device("cpu"))}
     path = Path(text)
     said = {setting.partition("=")[0].rpartition(".")[2] for setting in settings}
     settings = settings if "samples" in said else [*settings, "samples=0"]
@@ -68,7 +69,6 @@ def measure(text: str, budget: str, settings: list[str], seeds: list[int]) -> di
         "budget": budget,
         "command": f"charrnn train {path.name} --budget {budget}{options}",
         "runs": runs,
-        "machine": machine.description(torch.device("cpu")),
     }
 
 
@@ -88,11 +88,9 @@ def _git(*arguments: str) -> str:
 def add(line: dict[str, Any]) -> None:
     """Put a line in place of an earlier one of its command, or at the end; without losing another seed's run."""
     kept = {one["command"]: one for one in lines()}
-    earlier = kept.get(line["command"])
-    if earlier is not None and earlier["machine"] == line["machine"]:
-        runs = {run["seed"]: run for run in [*earlier["runs"], *line["runs"]]}
-        line = {**line, "runs": [runs[seed] for seed in sorted(runs)]}
-    kept[line["command"]] = line
+    earlier = kept.get(line["command"], {"runs": []})
+    runs = {run["seed"]: run for run in [*earlier["runs"], *line["runs"]]}
+    kept[line["command"]] = {**line, "runs": [runs[seed] for seed in sorted(runs)]}
     RUNS.write_text("".join(json.dumps(one) + "\n" for one in kept.values()), encoding="utf-8")
 
 
@@ -107,12 +105,14 @@ def tables() -> str:
         "| text | budget | model | epochs | nats per character | in windows of 256 | seeds |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    rows += ["| " + " | ".join(row(line)) + " |" for line in lines()]
+    found = lines()
+    usual = found[0]["runs"][0]["machine"]["cpu"]
+    rows += ["| " + " | ".join(row(line, usual)) + " |" for line in found]
     return "\n".join(rows)
 
 
-def row(line: dict[str, Any]) -> list[str]:
-    """The medians over the seeds of one line, and the range of the losses."""
+def row(line: dict[str, Any], usual: str) -> list[str]:
+    """The medians over the seeds of one line, and the range of the losses; a star for another processor than usual."""
     runs, model = line["runs"], line["runs"][0]["model"]
     size, dropout, weight_dropout = (
         " to ".join(f"{one:g}" for one in dict.fromkeys([min(found), max(found)]))
@@ -129,7 +129,7 @@ def row(line: dict[str, Any]) -> list[str]:
         f"{statistics.median(run['epoch'] for run in runs):.1f}",
         f"**{statistics.median(losses):.3f}**{spread}",
         f"{windows:.3f}",
-        ", ".join(str(run["seed"]) for run in runs),
+        ", ".join(f"{run['seed']}{'' if run['machine']['cpu'] == usual else '*'}" for run in runs),
     ]
 
 

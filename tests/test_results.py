@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import charrnn
-from charrnn.config import load_config
+from charrnn.config import Budget, load_config
 
 ROOT = Path(charrnn.__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -46,16 +46,19 @@ def test_measuring_one_more_seed_keeps_the_others(tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "RUNS", tmp_path / "runs.jsonl")
     measure.RUNS.touch()
 
-    def add(machine: str, **nats: float) -> None:
-        runs = [{"seed": int(seed[1:]), "nats_per_char": value} for seed, value in nats.items()]
-        measure.add({"command": "charrnn train", "runs": runs, "machine": machine})
+    shared = json.loads((RESULTS / "runs.jsonl").read_text(encoding="utf-8").splitlines()[0])
+
+    def add(cpu: str, **nats: float) -> None:
+        made = {**shared["runs"][0], "machine": {"cpu": cpu}, "nats_per_char_in_windows_of_256": 2}
+        runs = [{**made, "seed": int(seed[1:]), "nats_per_char": value} for seed, value in nats.items()]
+        measure.add({**shared, "runs": runs})
 
     add("this", s0=1.5, s2=1.6)
     add("this", s1=1.7, s2=1.8)
     (line,) = measure.lines()
     assert [(run["seed"], run["nats_per_char"]) for run in line["runs"]] == [(0, 1.5), (1, 1.7), (2, 1.8)]
-    add("another", s1=1.9)  # with the time that a budget is, its figures are not to be mixed with those
-    assert [run["nats_per_char"] for line in measure.lines() for run in line["runs"]] == [1.9]
+    add("another", s1=1.9)  # a budget of time buys something else there
+    assert measure.tables().endswith("| **1.800** (1.500 to 1.900) | 2.000 | 0, 1*, 2 |")
 
 
 def test_every_result_names_its_command_seeds_machine_and_commit():
@@ -64,8 +67,22 @@ def test_every_result_names_its_command_seeds_machine_and_commit():
         named = result["text"] if result["text"] == "python" else f"{result['text']}.txt"
         assert result["command"].startswith(f"charrnn train {named} --budget {result['budget']}")
         assert [run["seed"] for run in result["runs"]] == sorted({run["seed"] for run in result["runs"]})
-        assert result["machine"]
+        assert all(run["machine"]["cpu"] for run in result["runs"])
         assert all(re.fullmatch(r"[0-9a-f]{7,}", run["commit"]) for run in result["runs"])
+
+
+@pytest.mark.parametrize("name", ["shakespeare-1m", "shakespeare-20m", "shakespeare-60m", "novel"])
+def test_a_shipped_recipe_names_the_figure_of_the_run_it_is_taken_from(name):
+    path = ROOT / "configs" / f"{name}.yaml"
+    said = re.search(r"seed (\d), (?:# )?came to ([\d.]+) nats", " ".join(path.read_text(encoding="utf-8").split()))
+    config = load_config(path)
+    lines = map(json.loads, (RESULTS / "runs.jsonl").read_text(encoding="utf-8").splitlines())
+    every = [run for line in lines if line["text"] == config.corpus.source for run in line["runs"]]
+    (run,) = (run for run in every if (str(run["seed"]), f"{run['nats_per_char']:.3f}") == (said[1], said[2]))
+    assert run["model"] == config.model.model_dump()
+    keys = ("batch_size", "seq_length", "learning_rate", "readout_rate")
+    assert {key: run[key] for key in keys} == {key: getattr(config.training, key) for key in keys}
+    assert Budget.parse(config.training.budget).epochs == pytest.approx(run["epoch"], rel=0.005)
 
 
 def test_the_runs_that_the_recipe_is_fitted_to_are_of_settings_that_exist():
