@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 import typer
 
 from charrnn import __version__
-from charrnn.errors import CharrnnError, ConfigError
-from charrnn.memory import LARGE_PAGES
+from charrnn.errors import CharrnnError, ConfigError, TextError, quoted
+from charrnn.limits import LARGE_PAGES, container_cores
 
 if TYPE_CHECKING:
     from charrnn.bench.report import Table
+    from charrnn.text.reading import Text
     from charrnn.trained import TrainedModel
     from charrnn.training.evaluation import Evaluation
 
@@ -132,6 +134,9 @@ def main() -> None:
     # PyTorch, once it is loaded, then asks Linux for large pages for large tensors: LSTM 2 x 512, 64 x 64, bfloat16,
     # forward and backward 131 -> 121 ms on 2 Zen 5 cores.
     os.environ.setdefault(LARGE_PAGES, "1")
+    cores = container_cores()
+    if cores is not None and cores < (os.cpu_count() or 1):  # PyTorch would take a thread for each of the machine's
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     app()
 
 
@@ -238,8 +243,10 @@ def train(
 
         _print(loop.resume(make_view(), run, settings or [], budget).folder)
         return
-    from charrnn.config import load_config
+    from charrnn.config import is_configuration, load_config
 
+    if texts and len(texts) == 1 and config is None and is_configuration(texts[0]):
+        raise ConfigError(f"{texts[0]} is a configuration, not a text: charrnn train --config {quoted(texts[0])}")
     base = _base_of(init_from) if init_from else None
     flags = {"corpus.source": texts or None, "training.budget": budget}
     resolved = load_config(config, settings or (), flags, base)
@@ -395,7 +402,13 @@ def evaluate(
         Split | None,
         typer.Option(help="Which split of the run's own text.", show_default="validation"),
     ] = None,
-    text: Annotated[str | None, typer.Option(metavar="FILE", help="Another text, whole; - for standard input.")] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Another text, whole; - for standard input. With --split, where the run's own text lies now.",
+        ),
+    ] = None,
     encoding: Annotated[str | None, typer.Option(help="Encoding of --text.", show_default="utf-8")] = None,
     lanes: Annotated[
         int,
@@ -424,10 +437,8 @@ def evaluate(
 
     Options that say "also" add another figure under a name of its own.
     """
-    if text is None and encoding is not None:
-        raise ConfigError("--encoding is of --text, which was not given; the run knows its own text's")
-    if text is not None and split is not None:
-        raise ConfigError("--split and --text: only one of them; another text is evaluated whole")
+    if encoding is not None and (text is None or split is not None):
+        raise ConfigError("--encoding is of another text, and the run knows its own text's; it goes with --text alone")
     asked: dict[str, Any] = {
         "window": window,
         "dynamic": _adaptation(dynamic, dynamic_rate, dynamic_decay),
@@ -438,21 +449,23 @@ def evaluate(
             "--quantize auto: the figures that are asked for beside are of the weights as they are trained"
         )
     trained = _load(model, device, quantize)
-    if text is None:
-        wanted = split or Split.validation
-        found, what = trained.evaluate_split(wanted.value, lanes, **asked), wanted.value
-    else:
-        from charrnn.text import corpora
-
+    if text is not None and split is None:
         corpus = trained.config.corpus
         _refuse_encoding_of_bytes(encoding, corpus.level)
-        other = corpora.load([text], level=corpus.level, encoding=encoding or "utf-8", newlines=corpus.newlines)
-        found, what = trained.evaluate(other.content, lanes, **asked), other.name
+        how = {"level": corpus.level, "encoding": encoding or "utf-8", "newlines": corpus.newlines}
+        other = _read([text], ["encoding"], **how)
+        if trained.was_trained_on(other.content):
+            typer.echo("the model was trained on this text; --split validation evaluates what was held out", err=True)
+        found, kind, what = trained.evaluate(other.content, lanes, **asked), "text", other.name
+    else:
+        wanted = split or Split.validation
+        found = trained.evaluate_split(wanted.value, lanes, source=text, **asked)
+        kind, what = "split", wanted.value
     if as_json:
-        record = {**found.to_json(), "split" if text is None else "text": what, "checkpoint": str(trained.path)}
+        record = {**found.to_json(), kind: what, "checkpoint": str(trained.path)}
         typer.echo(json.dumps(record))
     else:
-        _print_evaluation(trained, found, what, on_validation=text is None and what == Split.validation.value)
+        _print_evaluation(trained, found, what, on_validation=(kind, what) == ("split", "validation"))
 
 
 def _adaptation(wanted: bool, rate: float | None, decay: float | None) -> Any:
@@ -467,6 +480,26 @@ def _adaptation(wanted: bool, rate: float | None, decay: float | None) -> Any:
     if _on_terminal(sys.stderr):
         typer.echo("dynamic evaluation adapts the weights every few characters: a long text takes minutes", err=True)
     return Adaptation(**given)
+
+
+def _as_options(text: str, *names: str) -> str:
+    """What is said of reading a text, with a command's options in the place of a configuration's keys."""
+    for name in names:
+        text = re.sub(rf"(--set )?corpus\.{name}=", f"--{name} ", text)
+    return text
+
+
+def _read(texts: list[str], options: list[str], **how: Any) -> "Text":
+    """A text that is no run's; what there is to say about it goes to stderr. options: see `_as_options`."""
+    from charrnn.text import corpora
+
+    try:
+        text = corpora.load(texts, **how)
+    except (ConfigError, TextError) as error:
+        raise type(error)(_as_options(str(error), *options)) from None
+    for note in text.notes:
+        typer.echo(_as_options(note, *options), err=True)
+    return text
 
 
 def _refuse_encoding_of_bytes(encoding: str | None, level: str) -> None:
@@ -561,7 +594,7 @@ def grid(
     DIR grid.json and, with matplotlib, grid.png.
     """
     from charrnn.grid import combinations, folder, picture, report, running
-    from charrnn.training.reporting import make_view
+    from charrnn.training.reporting import make_view, say_if_heard
 
     if resume:
         given = {"TEXT": texts, "--config": config, "--set": settings, "--budget": budget, "--vary": vary}
@@ -573,7 +606,7 @@ def grid(
         keys, combined = combinations.combine(vary or combinations.DEFAULT, config, settings or (), flags)
         width = running.Width.of([one.config for one in combined], jobs)
         found = folder.Grid.create(output, keys, combined, jobs, width.threads)
-    say = make_view().say
+    say = say_if_heard(make_view())
     running.train_all(found, width, say)
     say("picture", picture.draw(found))
     if as_json:
@@ -710,13 +743,11 @@ def describe(
     from charrnn.text import corpora
 
     _refuse_encoding_of_bytes(encoding, level.value)
-    text = corpora.load(texts, level=level.value, encoding=encoding or "utf-8", newlines="normalise")
-    found = corpora.describe(text)
+    how = {"level": level.value, "encoding": encoding or "utf-8", "newlines": "normalise"}
+    found = corpora.describe(_read(texts, ["encoding", "level"], **how))
     if as_json:
         typer.echo(json.dumps(found))
         return
-    for note in text.notes:
-        typer.echo(note, err=True)
     for key, value in found.items():
         typer.echo(f"{key.replace('_', ' '):<32}{value}")
 

@@ -8,12 +8,13 @@ value, saved in the run and in every checkpoint.
 import difflib
 import json
 import math
+import os
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
@@ -260,12 +261,12 @@ class TrainingConfig(_Section):
     averaging: Annotated[FiniteFloat, Field(ge=0, le=0.5), _NotBool] = 0.0
     """Evaluate, sample and keep averaged weights whose mean age is this share of the steps so far; 0 for the latest."""
     precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
-    """Precision of the products; auto takes bfloat16 where a trial on the CPU shows it faster, or a GPU has it, else
+    """Precision of the products; auto takes bfloat16 where the hardware has it and a trial shows it faster, else
     float32."""
     engine: Literal["auto", "reference", "written", "torch", "compiled"] = "auto"
-    """What runs the layers: reference, the readable equations; written, their gradients by hand; torch, PyTorch's
-    kernels; compiled, C compiled for this CPU where there is a compiler; auto, whichever is fastest in a trial on the
-    CPU, and torch on a GPU."""
+    """What runs the layers: reference, the readable equations, by which the model is sampled and evaluated too;
+    written, their gradients by hand; torch, PyTorch's kernels; compiled, C compiled for this CPU where there is a
+    compiler; auto, whichever is fastest in a trial on the CPU, and torch on a GPU."""
     cuda_graph: bool = False
     """On a GPU, capture forward and backward once and replay them; nothing elsewhere. Not measured yet, hence off."""
     threads: Annotated[int, Field(ge=1, le=1024), _NotBool] | None = None
@@ -388,6 +389,7 @@ RESUMABLE = frozenset(
 ) | {
     *("training.engine", "training.threads", "training.keep", "training.keep_by", "training.tensorboard"),
     *("training.explosion", "training.rollbacks", "training.patience"),
+    "corpus.source",  # where the text is; that it is the same one is seen by its SHA-256
 }
 """Keys that a resumed run may change; every other one would make it a different run."""
 
@@ -539,6 +541,17 @@ def _read_file(path: Path) -> _Settings:
         raise ConfigError(f"{path}: not a YAML file: byte {error.start} is not valid UTF-8") from None
 
 
+def is_configuration(path: str) -> bool:
+    """Whether a file is YAML with sections of ours, and so hardly the text that somebody wants to train on."""
+    if not path.lower().endswith((".yaml", ".yml")) or not os.path.isfile(path):
+        return False
+    try:
+        values = _read_file(Path(path)).values
+    except ConfigError:
+        return False
+    return bool(values) and values.keys() <= Config.model_fields.keys()
+
+
 # ---- `--set key=value` and flags
 
 _KEYS: tuple[Key, ...] = tuple(
@@ -567,8 +580,9 @@ def _parse_setting(setting: str) -> _Settings:
     value = _parse_value(value_text)
     if key in _KEYS and isinstance(value, dict) and not value_text.lstrip().startswith("{"):
         value = value_text  # no option is a mapping: a text with a colon in it
-    if key in _TEXTS and isinstance(value, str) and value_text.lstrip()[:1] not in tuple("\"'|>!&"):
-        value = value_text  # with the spaces at its ends, and what follows a #
+    may_be_listed = key == ("corpus", "source") and isinstance(value, list)
+    if key in _TEXTS and not may_be_listed and value_text.lstrip()[:1] not in tuple("\"'|>!&"):
+        value = value_text  # with the spaces at its ends, what follows a #, and what YAML would make a number of
     names = value if isinstance(value, dict) else ()
     return _Settings(_nested(key, value), {key: place, **{(*key, str(name)): place for name in names}})
 
@@ -721,9 +735,9 @@ def _expected(problem: Any) -> str:
         case "value_error":
             return str(context["error"])
         case "int_type" | "int_parsing" | "int_parsing_size" | "int_from_float":
-            return "a whole number"
+            return "a whole number" + _or_null(problem)
         case "float_type" | "float_parsing" | "finite_number":
-            return "a number"
+            return "a number" + _or_null(problem)
         case "string_type":
             return "a text"
         case "bool_type" | "bool_parsing":
@@ -733,8 +747,16 @@ def _expected(problem: Any) -> str:
         case "tuple_type" | "missing" | "too_long":  # betas
             return "a list of two numbers"
         case "greater_than" | "greater_than_equal" | "less_than" | "less_than_equal":
-            return "a number " + str(problem["msg"]).removeprefix("Input should be ")
+            return "a number " + str(problem["msg"]).removeprefix("Input should be ") + _or_null(problem)
     return str(problem["msg"]).removeprefix("Input should be ")
+
+
+def _or_null(problem: Any) -> str:
+    """That null will do too, for an option that may be."""
+    section, key = (*problem["loc"][:2], "", "")[:2]
+    known = Config.model_fields.get(section)
+    field = known.annotation.model_fields.get(key) if known else None  # type: ignore[union-attr]
+    return ", or null" if field is not None and type(None) in get_args(field.annotation) else ""
 
 
 def _nearest(name: str, above: Key = ()) -> str:

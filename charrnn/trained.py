@@ -14,7 +14,7 @@ from charrnn.model.network import CharRNN
 from charrnn.model.stepper import require_quantizable, worth_quantizing
 from charrnn.sampling.choosing import Choosing
 from charrnn.sampling.generation import generate
-from charrnn.text.dataset import Dataset, SplitName, read_again, utf8_length, where_it_was
+from charrnn.text.dataset import Dataset, SplitName, fingerprint_of, read_again, utf8_length, where_it_was
 from charrnn.text.reading import is_stream
 from charrnn.text.vocabulary import Ids, OnUnknown, Vocabulary, utf8_of
 from charrnn.training import checkpoint
@@ -226,15 +226,16 @@ class TrainedModel:
         window: int | None = None,
         dynamic: Adaptation | bool = False,
         tune_temperature: bool = False,
+        source: str | None = None,
     ) -> Evaluation:
         """The same for a split of the text the model was trained on, read again from where it was.
 
-        Of the validation split the temperature suits the very text it was chosen by. Raises TextError if that text is
-        gone or is no longer the same.
+        source: where it is now, if it was moved. Of the validation split the temperature suits the very text it was
+        chosen by. Raises TextError if that text is gone or is no longer the same.
         """
         _require("split", split, get_args(SplitName))
         protocols = self._protocols(lanes, window, dynamic, tune_temperature)
-        own = self._own_text(split)
+        own = self._own_text(split, source)
         return self._evaluate_ids(own.split(split), lanes, own.predicted_bytes[split], protocols, own)
 
     def _protocols(
@@ -242,12 +243,17 @@ class TrainedModel:
     ) -> Protocols:
         adaptation = dynamic if isinstance(dynamic, Adaptation) else Adaptation() if dynamic else None
         protocols = Protocols(window, adaptation, tune_temperature)
-        protocols.require(lanes, self.quantized)
+        protocols.require(lanes, self.quantized, self.network.by_equations)
         return protocols
 
-    def _own_text(self, split: SplitName | None = None) -> Dataset:
+    def was_trained_on(self, text: str | bytes) -> bool:
+        """Whether a text is the one of which a part trained the model."""
+        return fingerprint_of(text) == self.corpus.get("sha256")
+
+    def _own_text(self, split: SplitName | None = None, source: str | None = None) -> Dataset:
         """The text the model was trained on, a split of which is to be evaluated, or which is needed beside another."""
-        dataset = read_again(self.config.corpus, self.vocabulary)
+        corpus = self.config.corpus if source is None else self.config.corpus.model_copy(update={"source": source})
+        dataset = read_again(corpus, self.vocabulary)
         if dataset.fingerprint != self.corpus.get("sha256"):
             raise TextError(
                 f"{dataset.name} is not the text that {self.path} was trained on (its SHA-256 differs), so "
@@ -256,7 +262,7 @@ class TrainedModel:
                         f"its {split} split would not be held out"
                         if split
                         else "dynamic and tune_temperature, which need that text, are not to be had",
-                        *where_it_was(self.config.corpus),
+                        *where_it_was(corpus),
                         "--text FILE evaluates any text" if split else "without them any text can be evaluated",
                     ]
                 )

@@ -130,6 +130,10 @@ def test_a_text_is_read_from_standard_input(folder):
             2,
             "--resume goes on with a run as it is; it cannot be combined with TEXT",
         ),
+        (["train", "run.yaml"], 2, "run.yaml is a configuration, not a text: charrnn train --config run.yaml"),
+        (["evaluate", "--encoding", "cp1252"], 2, "it goes with --text alone"),
+        (["corpora", "describe", "latin.txt"], 1, "it may be cp1252: try --encoding cp1252"),
+        (["corpora", "describe", "latin.txt", "--encoding", "utf-61"], 2, "--encoding 'utf-61' is not an encoding"),
         (["train", "--init-from", "nowhere.safetensors"], 1, "nowhere.safetensors: no such file or folder"),
         (["train", "table.txt", "--set", "encoding=utf-61"], 2, "utf-61"),
         (["sample"], 1, "no run in runs"),
@@ -146,6 +150,8 @@ def test_a_text_is_read_from_standard_input(folder):
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_a_mistake_gives_one_message_and_its_exit_code(arguments, code, message, text_file):
+    Path("run.yaml").write_text("model:\n  cell: gru\ntraining: {budget: 1 steps}\n", encoding="utf-8")
+    Path("latin.txt").write_bytes("Zweite Größe\n".encode("latin-1"))
     done = run(*arguments)
     assert done.exit_code == code
     assert message in " ".join(done.stderr.split())
@@ -418,6 +424,36 @@ def test_every_split_and_any_other_text_can_be_evaluated(trained, tmp_path):
     assert found["unknown"] == 3  # ? J !
     assert found["text"] == "other.txt"
     assert "split" not in found
+
+
+def test_what_there_is_to_say_of_another_text_is_said_beside_its_figures(trained, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_bytes("Un café\r\n".encode("cp1252"))
+    refused = run("evaluate", str(trained.folder), "--text", str(other))
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "try --encoding cp1252" in refused.stderr
+    done = run("evaluate", str(trained.folder), "--text", str(other), "--encoding", "cp1252", "--json")
+    assert json.loads(done.stdout)["characters"] == 7
+    assert f"turned 1 CRLF into LF in {other}" in done.stderr
+    own = run("evaluate", str(trained.folder), "--text", str(trained.folder.parent / "text.txt"))
+    assert "the model was trained on this text; --split validation evaluates what was held out" in own.stderr
+
+
+def test_a_text_that_was_moved_is_known_again(trained, tmp_path):
+    text, moved = trained.folder.parent / "text.txt", tmp_path / "moved.txt"
+    before = json.loads(run("evaluate", str(trained.folder), "--json").stdout)
+    text.rename(moved)
+    try:
+        lost = run("evaluate", str(trained.folder))
+        found = run("evaluate", str(trained.folder), "--split", "validation", "--text", str(moved), "--json")
+    finally:
+        moved.rename(text)
+    assert "if it was moved, name where it is now" in lost.stderr
+    assert json.loads(found.stdout) == before
+    other = tmp_path / "other.txt"
+    other.write_text("Un café.\n", encoding="utf-8")
+    refused = run("evaluate", str(trained.folder), "--split", "test", "--text", str(other))
+    assert "other.txt is not the text that" in refused.stderr
 
 
 def test_evaluate_shows_people_the_entropies_beside(trained):

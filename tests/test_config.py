@@ -156,6 +156,9 @@ def test_options_that_have_an_effect_are_not_refused_beside_those_that_have_none
 def test_a_free_text_of_set_keeps_what_yaml_would_cut():
     for text in ("Chapter 1 # intro", "Once ", " x"):
         assert load_config(settings=[f"sample_prefix={text}"]).training.sample_prefix == text
+    for text in ("", "[Exit]", "1984", "Yes", "# Title", "null"):
+        assert load_config(settings=[f"sample_prefix={text}"]).training.sample_prefix == text
+    assert load_config(settings=["source=1984"]).corpus.sources == ["1984"]
     assert load_config(settings=["sample_prefix='it''s'"]).training.sample_prefix == "it's"
     assert load_config(settings=["source=[a, b]"]).corpus.sources == ["a", "b"]
     assert load_config(settings=["cell= gru "]).model.cell == "gru"
@@ -385,7 +388,8 @@ def test_a_mistake_in_a_file_is_named_with_its_line_its_value_and_what_was_expec
         ("hidden_size=", "--set hidden_size: model.hidden_size = None: expected a whole number"),
         ("hidden_size=" + 1000 * "[", "--set hidden_size: model.hidden_size = '[[["),
         ("seed=" + 5000 * "9", "--set seed: training.seed = '999"),
-        ("sample_prefix=3", "--set sample_prefix: training.sample_prefix = 3: expected a text"),
+        ("clip_norm=none", "training.clip_norm = 'none': expected a number, or null"),
+        ("patience=0", "training.patience = 0: expected a number greater than or equal to 1, or null"),
         (
             "cell=!!python/object:os.system {}",
             "--set cell: model.cell = '!!python/object:os.system {}': expected 'rnn'",
@@ -839,7 +843,7 @@ def test_changed_keys_names_what_differs_and_nothing_else():
 def test_every_resumable_key_exists_and_those_that_make_the_run_are_not_among_them():
     assert {tuple(key.split(".")) for key in RESUMABLE} <= set(KEYS)
     assert "training.budget" in RESUMABLE
-    assert not RESUMABLE & {"training.seed", "training.batch_size", "corpus.source", "model.hidden_size"}
+    assert not RESUMABLE & {"training.seed", "training.batch_size", "corpus.encoding", "model.hidden_size"}
 
 
 def test_an_explained_configuration_is_the_same_with_the_meaning_of_every_option():

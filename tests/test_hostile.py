@@ -136,9 +136,9 @@ def test_extreme_options_within_their_bounds_work(here, options):
         (["evaluate", "run", "--dynamic", "--dynamic-rate", "nan"], 2, "dynamic-rate = nan: expected a number of 0"),
         (["evaluate", "run", "--dynamic", "--dynamic-decay", "-1"], 2, "dynamic-decay = -1: expected a number of 0"),
         (["evaluate", "run", "--device", "meta"], 2, "device meta: not to be had here (no such kind)"),
-        (["evaluate", "run", "--encoding", "utf-8"], 2, "--encoding is of --text"),
-        (["evaluate", "run", "--text", "text.txt", "--split", "test"], 2, "--split and --text: only one of them"),
-        (["evaluate", "run", "--text", "text.txt", "--encoding", "x\x1b"], 2, "corpus.encoding='x\\x1b' is not"),
+        (["evaluate", "run", "--encoding", "utf-8"], 2, "--encoding is of another text"),
+        (["evaluate", "run", "--text", "text.txt", "--split", "test"], 1, "text.txt is not the text that"),
+        (["evaluate", "run", "--text", "text.txt", "--encoding", "x\x1b"], 2, "--encoding 'x\\x1b' is not"),
         (["train", "text.txt", "--budget", ""], 2, "--budget: training.budget = ''"),
         (["train", "text.txt", "--budget", "1e9 years"], 2, "--budget: training.budget = '1e9 years'"),
         (["train", "text.txt", "--budget", "9" * 400 + "s"], 2, "--budget: training.budget = '999"),
@@ -216,7 +216,7 @@ def test_a_network_larger_than_the_memory_is_refused_before_it_is_made(here, mon
     monkeypatch.setattr(memory, "machine_memory", lambda: 1 << 30)
     message = "model.hidden_size = 65536, model.num_layers = 64: 2,181,"
     refused("train", "text.txt", "-s", "num_layers=64", "-s", "hidden_size=65536", message=message)
-    refused("train", "text.txt", "-s", "hidden_size=8500", message="GiB to train; expected at most the 1 GiB of this")
+    refused("train", "text.txt", "-s", "hidden_size=8500", message="GiB to train; expected at most the 1.0 GiB of this")
 
 
 # ---- prefixes

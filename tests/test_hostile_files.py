@@ -15,7 +15,7 @@ import pytest
 
 from charrnn import waiting
 from charrnn.config import load_config
-from charrnn.memory import longest_text
+from charrnn.limits import longest_text
 from charrnn.training import checkpoint, loop
 from charrnn.training.runs import Run
 from tests.conftest import SMALL, SilentView

@@ -17,7 +17,7 @@ ROOT = PACKAGE.parent
 ORDER = [
     "charrnn",
     "charrnn.errors",
-    "charrnn.memory",
+    "charrnn.limits",
     "charrnn.waiting",
     "charrnn.config",
     "charrnn.text",

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from charrnn.memory import LARGE_PAGES
+from charrnn.limits import LARGE_PAGES
 
 
 class Elsewhere:

@@ -4,6 +4,7 @@ kernels.c is the `compiled` engine's, see compiled.py; steps.c is for sampling, 
 """
 
 import atexit
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -172,13 +173,14 @@ def compiler_here() -> tuple[str, ...] | None:
 
 
 def _variants() -> list[tuple[str, ...]]:
-    """Options for this CPU and for several threads, and then for one.
+    """Options for this CPU and for several threads, then for one, and the same for any CPU of its kind.
 
-    On macOS for one alone: another OpenMP than the one that PyTorch brings ends the process.
+    On macOS for one thread alone: another OpenMP than the one that PyTorch brings ends the process.
     """
-    x86 = platform.machine() in ("x86_64", "AMD64", "i386", "i686")
+    x86 = platform.machine().lower() in ("x86_64", "amd64", "i386", "i686")
     for_this_cpu = "-march=native" if x86 else "-mcpu=native"
-    return [(for_this_cpu, "-fopenmp")] * (sys.platform != "darwin") + [(for_this_cpu,)]
+    threads: list[tuple[str, ...]] = [()] if sys.platform == "darwin" else [("-fopenmp",), ()]
+    return [(*cpu, *several) for cpu in ((for_this_cpu,), ()) for several in threads]
 
 
 def _made(compiler: tuple[str, ...], flags: tuple[str, ...]) -> Kernels | str:
@@ -212,12 +214,14 @@ def _library(compiler: tuple[str, ...], flags: tuple[str, ...], cache: Path | No
     defined = _said([*compiler, *flags, "-dM", "-E", "-x", "c", os.devnull])
     flags = (*flags, *_flags_of(defined))
     sources = [path.read_bytes() for path in _files(*_HEADERS, *_SOURCES)]
-    name = f"kernels-{_checksum(*compiler[1:], *flags, defined, *sources)}"
+    name = f"kernels-{_checksum(*compiler[1:], *flags, defined, *platform.libc_ver(), *sources)}"
     for path in cache.glob(f"{name}-*.so") if cache else ():
         if path.stem == f"{name}-{_checksum(path.read_bytes())}":
             return path
-        path.unlink(missing_ok=True)
-    once = "which is done once" if cache else "for this process alone, since ~/.cache cannot hold them"
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+    keeps = cache is not None and os.access(cache, os.W_OK)
+    once = "which is done once" if keeps else "for this process alone, since ~/.cache cannot hold them"
     with told_if_slow(f"compiling the kernels for this CPU, {once}"):
         built = _passing_folder() / f"{name}.so"
         _said([*compiler, *flags, "-o", str(built), "-x", "c", *map(str, _files(*_SOURCES)), "-lm"])
@@ -280,7 +284,7 @@ def _cache() -> Path | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = folder.resolve()  # so that no link is turned to another place between this look and the next
         found = folder.stat()
-        if found.st_uid == os.geteuid() and not found.st_mode & 0o022 and os.access(folder, os.W_OK):
+        if found.st_uid == os.geteuid() and not found.st_mode & 0o022:
             return folder
     except (OSError, RuntimeError):  # RuntimeError: nobody's home
         pass

@@ -67,10 +67,10 @@ def with_torch(
 
     With dropout the layers are called one by one: the masks are then drawn in the same order as in `reference`, and
     the kernels' own dropout, whose gradients were wrong on MPS, is never used. Without it one call lets cuDNN
-    overlap the layers. These kernels want vectors, so ids become one-hot rows, unless these would be wider than the
-    hidden layers: `written` then runs layer 1, which gathers.
+    overlap the layers. These kernels want vectors, so ids become one-hot rows, unless on a CPU these would be wider
+    than the hidden layers: `written` then runs layer 1, which gathers.
     """
-    wide = not x.is_floating_point() and layers[0].weight_ih.shape[1] > layers[0].weight_hh.shape[1]
+    wide = x.is_cpu and not x.is_floating_point() and layers[0].weight_ih.shape[1] > layers[0].weight_hh.shape[1]
     depth = len(layers)
     alone = depth if drop else int(wide)
     parts = [slice(l, l + 1) for l in range(alone)] + ([slice(alone, depth)] if alone < depth else [])

@@ -67,6 +67,9 @@ class CharRNN(nn.Module):
     `initialise` or `load_state_dict`.
     """
 
+    by_equations = False
+    """Whether it always runs as cells.py, `forward` and `loss_sum` have it: for those who change the equations."""
+
     def __init__(self, config: ModelConfig, vocabulary_size: int) -> None:
         super().__init__()
         self.config = config
@@ -83,28 +86,34 @@ class CharRNN(nn.Module):
     ) -> tuple[Tensor, State]:
         """(T, B) ids and the state before them to logits_TBV in float32 (float64) and the state after them.
 
-        execution: by default PyTorch's kernels in the weights' own precision. In training mode dropout is drawn from
-        torch's global random state.
+        execution: by default `own_execution`. In training mode dropout is drawn from torch's global random state.
         """
         H_TBH, state = self.hidden(ids_TB, state, execution)
-        return logits(H_TBH, self.readout.weight, self.readout.bias), state
+        return self.outputs(H_TBH), state
+
+    def outputs(self, H: Tensor) -> Tensor:
+        """O_t = H_t^(L) W_hq + b_q (10.3.2): (..., V) logits of (..., H)."""
+        return logits(H, self.readout.weight, self.readout.bias)
 
     def loss(
         self, ids_TB: Tensor, targets_TB: Tensor, state: State | None = None, execution: Execution | None = None
     ) -> tuple[Tensor, State]:
         """Nats summed over the targets, as `loss_sum` of the logits, and the state after the ids.
 
-        The logits are never all in memory at once, see readout.py.
+        But with engine reference the logits are never all in memory at once, see readout.py.
         """
+        execution = execution or self.own_execution
+        if execution.engine == "reference":
+            logits_TBV, state = self(ids_TB, state, execution)
+            return loss_sum(logits_TBV, targets_TB), state
         H_TBH, state = self.hidden(ids_TB, state, execution)
         weight, bias = self.readout.weight, self.readout.bias
-        in_c = execution is not None and execution.engine == "compiled"
-        kernels = kernels_for(weight.dtype, weight.device) if in_c else None
+        kernels = kernels_for(weight.dtype, weight.device) if execution.engine == "compiled" else None
         return cross_entropy_sum(H_TBH.flatten(0, 1), weight, bias, targets_TB.flatten(), kernels), state
 
     def hidden(self, ids_TB: Tensor, state: State | None, execution: Execution | None) -> tuple[Tensor, State]:
         """H_TBH of the last layer, in the execution's precision, and the state after the ids."""
-        execution = execution or Execution(dtype=self.readout.weight.dtype)
+        execution = execution or self.own_execution
         dtype = execution.dtype
         state = state if state is not None else self.zero_state(ids_TB.shape[1], dtype)
         layers = [Weights(*(tensor.to(dtype) for tensor in weights)) for weights in self.rnn.layers()]
@@ -124,6 +133,11 @@ class CharRNN(nn.Module):
         """The cell's tensors of zeros, each (L, lanes, H)."""
         shape = (self.config.num_layers, lanes, self.config.hidden_size)
         return tuple(torch.zeros(shape, dtype=dtype, device=self.device) for _ in range(self.cell.states))
+
+    @property
+    def own_execution(self) -> Execution:
+        """How it runs unless told otherwise: by PyTorch's kernels, or by the equations, in its weights' precision."""
+        return Execution("reference" if self.by_equations else "torch", self.readout.weight.dtype)
 
     @property
     def device(self) -> torch.device:

@@ -30,7 +30,7 @@ def repeated_product(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | No
     """
     if weight.device.type == "cpu" and weight.dtype in _packable():
         return _packed(weight, rows)
-    W = weight.T.contiguous()
+    W = weight.T.clone(memory_format=torch.contiguous_format)
     return lambda x_BD, added: x_BD @ W if added is None else torch.addmm(added, x_BD, W)
 
 
@@ -49,9 +49,9 @@ def _packed(weight: Tensor, rows: int) -> Callable[[Tensor, Tensor | None], Tens
 
 
 def bound_product(weight: Tensor, x_BD: Tensor, out_BK: Tensor) -> BoundProduct:
-    """The same with x and the result in fixed places. One row is a matrix-vector product."""
+    """The same with x and the result in fixed places. One row is a matrix-vector product. The weights are copied."""
     if len(x_BD) == 1:
-        W, x_D, out_K = weight.contiguous(), x_BD[0], out_BK[0]
+        W, x_D, out_K = weight.clone(memory_format=torch.contiguous_format), x_BD[0], out_BK[0]
         return lambda added_K: torch.addmv(added_K, W, x_D, out=out_K)
     product = repeated_product(weight, len(x_BD))
     return lambda added_BK: out_BK.copy_(product(x_BD, added_BK))

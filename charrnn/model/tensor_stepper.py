@@ -66,7 +66,7 @@ class TensorStepper:
 
 def _added(bias_K: Tensor, lanes: int) -> Tensor:
     """A bias as a BoundProduct adds it: (K,) to one lane, else (B, K)."""
-    return bias_K.expand(lanes, -1).squeeze(0).contiguous()
+    return bias_K.expand(lanes, -1).squeeze(0).clone(memory_format=torch.contiguous_format)
 
 
 @dataclass(frozen=True)

@@ -61,17 +61,29 @@ def load_dataset(config: CorpusConfig, vocabulary: Vocabulary | None = None) -> 
 def read_again(config: CorpusConfig, vocabulary: Vocabulary) -> Dataset:
     """The dataset that a run was trained on, read from where it was then.
 
-    Raises TextError, with advice on a text that came from standard input or was named relative to another folder.
+    Raises TextError, with advice on a text that came from standard input, was named relative to another folder, or was
+    moved.
     """
     if {"-", "/dev/stdin"} & {*config.sources} and sys.stdin is not None and sys.stdin.isatty():
         raise TextError(f"the text is not here: {_ON_STDIN}")
     try:
         return load_dataset(config, vocabulary)
     except TextError as error:
-        raise TextError("; ".join([str(error), *where_it_was(config)])) from error
+        moved = [_MOVED] if any(map(_is_gone, config.sources)) else []
+        raise TextError("; ".join([str(error), *where_it_was(config), *moved])) from error
 
 
 _ON_STDIN = "the run's came from standard input, so give the same again: charrnn ... < FILE"
+
+
+def _is_gone(source: str) -> bool:
+    return source not in corpora.KNOWN and source != "-" and not os.path.lexists(os.path.expanduser(source))
+
+
+_MOVED = (
+    "if it was moved, name where it is now: charrnn train --resume --set source=FILE, or charrnn evaluate --split "
+    "validation --text FILE"
+)
 
 
 def where_it_was(config: CorpusConfig) -> list[str]:
@@ -108,7 +120,7 @@ def encode_text(text: Text, config: CorpusConfig, vocabulary: Vocabulary | None 
         training=ids[:train_end],
         validation=ids[train_end:validation_end],
         test=ids[validation_end:],
-        fingerprint=_fingerprint(content),
+        fingerprint=fingerprint_of(content),
         notes=(*text.notes, *_unknown_notes(ids, train_end, vocabulary)),
         predicted_bytes={
             "training": utf8_length(content, 1, train_end),
@@ -134,7 +146,8 @@ def utf8_length(content: str | bytes, start: int, end: int) -> int:
     return sum(map(len, _utf8(content, start, end)))
 
 
-def _fingerprint(content: str | bytes) -> str:
+def fingerprint_of(content: str | bytes) -> str:
+    """SHA-256, in hexadecimal, of a text in UTF-8, or of bytes."""
     digest = hashlib.sha256()
     for piece in _utf8(content, 0, len(content)):
         digest.update(piece)

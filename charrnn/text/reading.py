@@ -20,7 +20,7 @@ from encodings.aliases import aliases
 from typing import BinaryIO
 
 from charrnn.errors import ConfigError, TextError
-from charrnn.memory import longest_text
+from charrnn.limits import longest_text
 from charrnn.waiting import told_if_slow
 
 LEVELS = ("character", "byte")
@@ -195,7 +195,7 @@ class Collector:
         name = _joined_names(self._names)
         content = "".join(self._strings) if self._by_character else b"".join(self._bytes)
         if not content:
-            raise TextError(f"{name or 'the corpus'} is empty; corpus.source must name a text that is not")
+            raise TextError(f"{name or 'the corpus'} is empty: there is nothing to read")
         return Text(content, name, tuple(self._notes()))
 
     def _add_folder(self, path: str, encoding: str) -> None:
@@ -556,6 +556,8 @@ def _missing(path: str, known: Sequence[str]) -> TextError:
     if os.path.islink(path):
         return TextError(f"{shown(path)} is a link to {shown(os.readlink(path))}, which does not exist")
     clauses = [f"there is no file or folder {shown(path) or repr(path)}"]
+    if any(ord(char) < 32 for char in path):
+        clauses.append("in YAML a \\ within double quotes begins a control character, so use single quotes, or /")
     if "://" in path:
         clauses.append("addresses are not read, so download it first")
     if near := _nearest_path(path):

@@ -121,7 +121,7 @@ class Vocabulary:
         return (
             f"{what}: {character!a} (U+{ord(character):04X}) at position {position:,}{more} is not among the "
             f"{len(self.characters):,} characters the model was trained on: {_shown(self.characters)}; "
-            f"on_unknown skip leaves such characters out"
+            f"on_unknown skip (--on-unknown skip) leaves such characters out"
         )
 
 

@@ -29,10 +29,14 @@ class WindowLoss(nn.Module):
 
 
 def captured(network: CharRNN, execution: Execution, shape: Shape) -> LossOfTensors:
-    """The loss of windows of this very shape, captured on a GPU, forward and backward; elsewhere as it is."""
+    """The loss of windows of this very shape, captured on a GPU, forward and backward; elsewhere as it is.
+
+    What its warming up draws for dropout is given back, so that a resumed run draws what it would have.
+    """
     loss = WindowLoss(network, execution)
     if network.device.type != "cuda":
         return loss
     ids_TB = torch.zeros(shape.seq_length, shape.batch_size, dtype=torch.int64, device=network.device)
     state: State = network.zero_state(shape.batch_size, execution.dtype)
-    return cast(LossOfTensors, torch.cuda.make_graphed_callables(loss, (ids_TB, ids_TB.clone(), *state)))
+    with torch.cuda.device(network.device), torch.random.fork_rng(devices=[network.device]):
+        return cast(LossOfTensors, torch.cuda.make_graphed_callables(loss, (ids_TB, ids_TB.clone(), *state)))

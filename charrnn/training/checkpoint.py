@@ -77,6 +77,7 @@ class Checkpoint:
                 )
         network = CharRNN(self.config.model, self.vocabulary.size).to(_checked_dtype(self.weights))
         network.load_state_dict(self.weights)
+        network.by_equations = self.config.training.engine == "reference"
         return network.to(device)
 
 

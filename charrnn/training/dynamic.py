@@ -20,7 +20,7 @@ from charrnn.model.engines import Execution
 from charrnn.model.network import CharRNN, detached
 from charrnn.text.minibatches import lane_bounds
 from charrnn.text.vocabulary import Ids
-from charrnn.training.evaluation import Dynamic, evaluating, own_execution, pieces, primed_state, quick_lanes
+from charrnn.training.evaluation import Dynamic, evaluating, pieces, primed_state, quick_lanes
 
 _SAMPLED_SEGMENTS = 512
 """Of the training text, spread over it, to learn the usual size of each weight's gradient from."""
@@ -59,10 +59,10 @@ def evaluate_dynamically(network: CharRNN, training: Ids, ids: Ids, how: Adaptat
     """Predict one stream of at least two ids in order, with the state carried and the weights adapted on the way.
 
     training: the stream the network was trained on. It works on a copy: the network is left as it is. Raises
-    ConfigError where the adapted weights predict nothing any more. By PyTorch's kernels: one lane of 20
-    steps takes them 0.3 to 1 times the time of `written` with an LSTM or an RNN, and 1.1 to 1.5 times with a GRU.
+    ConfigError where the adapted weights predict nothing any more. As it runs by itself: one lane of 20 steps takes
+    PyTorch's kernels 0.3 to 1 times the time of `written` with an LSTM or an RNN, and 1.1 to 1.5 times with a GRU.
     """
-    execution = own_execution(network)
+    execution = network.own_execution
     usual = _usual_gradients(network, training, how.segment, execution)
     adapted = _trainable_copy(network)
     weights = list(adapted.parameters())

@@ -152,7 +152,7 @@ def evaluate(
     touched.
     """
     counts = _counts(ids[1:], vocabulary.size)
-    nats = summed_nats(network, ids, execution or own_execution(network), lanes, quantized)
+    nats = summed_nats(network, ids, execution or network.own_execution, lanes, quantized)
     return Evaluation(
         nats=nats,
         characters=len(ids) - 1,
@@ -170,7 +170,7 @@ def evaluate_in_windows(network: CharRNN, ids: Ids, window: int) -> Windowed:
     It is what a network without a memory beyond its context is measured by; its figure is worse than that of the
     carried state. The last window may be shorter, so that every character but the first is predicted once.
     """
-    execution = own_execution(network)
+    execution = network.own_execution
     targets = len(ids) - 1
     starts = np.arange(0, targets, window)
     nats = 0.0
@@ -199,11 +199,6 @@ def entropy(counts: np.ndarray[Any, np.dtype[np.int64]]) -> float:
     """Nats per symbol of a distribution given by its counts."""
     shares = counts[counts > 0] / counts.sum()
     return abs(float((shares * np.log(shares)).sum()))
-
-
-def own_execution(network: CharRNN) -> Execution:
-    """PyTorch's kernels, in the weights' own precision."""
-    return Execution(dtype=network.readout.weight.dtype)
 
 
 @contextmanager

@@ -7,11 +7,14 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from charrnn import __version__
 from charrnn.config import IN_NO_WEIGHT, RESUMABLE, Budget, Config, ModelConfig, changed_keys, load_config
 from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError, TrainingError, quoted
+from charrnn.model.compiling import usable_kernels
 from charrnn.model.engines import Execution, can_run
 from charrnn.model.network import CharRNN
 from charrnn.sampling.generation import generate
@@ -297,7 +300,7 @@ def train(config: Config, view: View, folder: Path | None = None, init_from: Pat
         write_whole(run.config, config.to_yaml().encode())
         with _reporter(run, view, note) as reporter:
             reporter.open(tensorboard=config.training.tensorboard)
-            reporter.event("start", f"{run.folder}", config=config.model_dump(mode="json"), recipe=session.recipe)
+            reporter.event("start", f"{run.folder}", recipe=session.recipe, **_circumstances(session))
             return _run(session, run, reporter)
 
 
@@ -316,8 +319,18 @@ def resume(view: View, folder: Path | None, settings: list[str], budget: str | N
         write_whole(run.config, config.to_yaml().encode())
         with _reporter(run, view, note) as reporter:
             reporter.open(stored.progress["written"], config.training.tensorboard, session.step_count)
-            reporter.event("resume", _resumed(session, stored, run), step=session.step_count)
+            said = _resumed(session, stored, run)
+            reporter.event("resume", said, step=session.step_count, **_circumstances(session))
             return _run(session, run, reporter)
+
+
+def _circumstances(session: Session) -> dict[str, Any]:
+    """What a sitting's figures hang on, for its log."""
+    return {
+        "config": session.config.model_dump(mode="json"),
+        "placement": session.placement_record().model_dump(),
+        "charrnn": __version__,
+    }
 
 
 def _restored(stored: Checkpoint, run: Run, settings: list[str], budget: str | None) -> Session:
@@ -425,22 +438,28 @@ def begin(
     dataset.vocabulary.encode(config.training.sample_prefix, on_unknown="skip", what="training.sample_prefix")
     torch.manual_seed(config.training.seed)
     device = choose_device(config.training.device)
+    wanted = Shape(config.training.batch_size, config.training.seq_length)
+    shape = fitting_shape(len(dataset.split("training")) - 1, wanted)
+    refuse_larger_than_memory(config, dataset.vocabulary.size, shape, device)
     if stored:
         network = stored.network()
         network.config = config.model  # whose dropout may be another
     else:
-        refuse_larger_than_memory(config, dataset.vocabulary.size, device)
         network = CharRNN(config.model, dataset.vocabulary.size).initialise(config.training.seed)
+    network.by_equations = config.training.engine == "reference"
     network.to(device, torch.float64 if config.training.precision == "float64" else torch.float32)
-    wanted = Shape(config.training.batch_size, config.training.seq_length)
-    shape = fitting_shape(len(dataset.split("training")) - 1, wanted)
-    return Session(config, dataset, network, placement or choose_placement(network, config.training, shape))
+    placement = placement or choose_placement(network, config.training, shape)
+    if config.training.samples and not network.by_equations:
+        usable_kernels(network.readout.weight.dtype, device)  # compiled now, not when the clock runs
+    return Session(config, dataset, network, placement)
 
 
 def _stored_placement(before: PlacementRecord, config: Config) -> Placement | None:
     """A resumed run's own engine and precision, if they are wanted and to be had: a new trial might differ."""
     device, execution = choose_device(config.training.device), Execution(before.engine, getattr(torch, before.dtype))
-    wanted = before.device == device.type and config.training.engine in ("auto", before.engine)
+    # Of what was trained by the equations "auto" is a change: it leaves them.
+    engines = (before.engine,) if before.engine == "reference" else (before.engine, "auto")
+    wanted = before.device == device.type and config.training.engine in engines
     if config.training.precision == "auto" and execution.dtype == torch.bfloat16 and not has_bfloat16(device):
         wanted = False
     return Placement(device, execution, "as before") if wanted and can_run(execution, device) else None
@@ -527,7 +546,8 @@ def _closing_words(trainer: Trainer) -> None:
         f"{trainer.model_path()}",
     )
     say("next", f'charrnn sample {quoted(run.folder)} --prefix "..."')
-    say("", f"charrnn evaluate {quoted(run.folder)}")
+    nothing_held_out = len(session.dataset.validation) < 2
+    say("", f"charrnn evaluate {quoted(run.folder)}{' --split training' if nothing_held_out else ''}")
 
 
 def _passed(before: float, after: float, points: int) -> bool:

@@ -10,8 +10,11 @@ import torch
 
 from charrnn.config import Config
 from charrnn.errors import ConfigError
-from charrnn.memory import machine_memory
+from charrnn.limits import machine_memory
+from charrnn.model.cells import Cell
 from charrnn.model.network import CharRNN
+from charrnn.model.readout import BLOCK
+from charrnn.text.minibatches import Shape
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Names of glibc's malloc.h."""
@@ -66,18 +69,46 @@ def copies_of_weights(config: Config) -> int:
     return {"adamw": 4, "sgd": 2}[config.training.optimizer] + bool(config.training.averaging)
 
 
-def refuse_larger_than_memory(config: Config, vocabulary_size: int, device: torch.device) -> None:
-    """Raise ConfigError for a network that this machine cannot hold; the system would kill the process without a word.
+def window_bytes(config: Config, vocabulary_size: int, shape: Shape) -> int:
+    """What is kept of a window for its backward pass, and a block of logits (see readout.py) with its gradient.
 
-    On the CPU each parameter has a gradient beside it, AdamW's two moments and its average; a GPU has those to itself.
+    Of each layer and character that is the gates and their gradients, the states and theirs. Engine reference keeps
+    more, and all logits.
     """
-    copies = copies_of_weights(config) if device.type == "cpu" else 1
+    model, cells = config.model, shape.batch_size * shape.seq_length
+    cell = Cell(model.cell, model.activation)
+    kept = cells * model.num_layers * model.hidden_size * (2 * cell.gates + 2 * cell.states)
+    at_once = cells if config.training.engine == "reference" else min(cells, max(BLOCK // vocabulary_size, 1))
+    precision = config.training.precision
+    return kept * {"float64": 8, "bfloat16": 2}.get(precision, 4) + 2 * at_once * vocabulary_size * _itemsize(precision)
+
+
+def _itemsize(precision: str) -> int:
+    """Bytes of a weight, and of a logit."""
+    return 8 if precision == "float64" else 4
+
+
+def refuse_larger_than_memory(config: Config, vocabulary_size: int, shape: Shape, device: torch.device) -> None:
+    """Raise ConfigError for what this machine cannot hold; the system would kill the process without a word.
+
+    On the CPU each parameter has a gradient beside it, AdamW's two moments and its average, and windows of that shape
+    are kept for the backward pass; a GPU has those to itself.
+    """
+    on_cpu, has = device.type == "cpu", machine_memory()
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in CharRNN(config.model, vocabulary_size).parameters())
-    needed = parameters * copies * (8 if config.training.precision == "float64" else 4)
-    if needed > machine_memory():
+    weights = parameters * (copies_of_weights(config) if on_cpu else 1) * _itemsize(config.training.precision)
+    window = window_bytes(config, vocabulary_size, shape) if on_cpu else 0
+    if weights + window <= has:
+        return
+    model, most = config.model, f"expected at most the {has / 2**30:,.1f} GiB of this machine's memory"
+    if weights > has:
         raise ConfigError(
-            f"model.hidden_size = {config.model.hidden_size}, model.num_layers = {config.model.num_layers}: "
-            f"{parameters:,} parameters take {needed / 2**30:,.0f} GiB to train; expected at most the "
-            f"{machine_memory() / 2**30:,.0f} GiB of this machine's memory"
+            f"model.hidden_size = {model.hidden_size}, model.num_layers = {model.num_layers}: {parameters:,} "
+            f"parameters take {weights / 2**30:,.1f} GiB to train; {most}"
         )
+    raise ConfigError(
+        f"training.batch_size = {shape.batch_size}, training.seq_length = {shape.seq_length}: windows of "
+        f"{shape.batch_size * shape.seq_length:,} characters through {model.num_layers} x {model.hidden_size} units "
+        f"take {(weights + window) / 2**30:,.1f} GiB with the weights; {most}"
+    )

@@ -40,7 +40,7 @@ class Placement:
 def choose_device(wanted: str) -> torch.device:
     """The device meant by the option. Raises ConfigError if this machine has none such."""
     if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if _has_cuda() else "cpu")
     try:
         if wanted.partition(":")[0] not in _DEVICE_TYPES:  # torch knows others, some without any numbers
             raise RuntimeError("no such kind")
@@ -50,6 +50,19 @@ def choose_device(wanted: str) -> torch.device:
         reason = str(error).splitlines()[0].partition(". ")[0]
         raise ConfigError(f"device {wanted}: not to be had here ({reason}); expected auto, cpu, cuda or mps") from None
     return device
+
+
+def _has_cuda() -> bool:
+    """Whether there is a GPU that this PyTorch has kernels for; of one too old or too new PyTorch itself warns."""
+    if not torch.cuda.is_available():
+        return False
+    try:
+        torch.ones(1, device="cuda")
+    except RuntimeError as error:
+        if "no kernel image" in str(error):
+            return False
+        raise
+    return True
 
 
 def refuse_float64(device: torch.device, wanted: bool) -> None:
@@ -68,24 +81,26 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
 def choose_placement(network: CharRNN, config: TrainingConfig, shape: Shape) -> Placement:
     """Choose the engine and the precision for a network that is on its device already.
 
-    On a GPU `auto` means PyTorch's kernels, which take whole windows at once, and bfloat16 where it has it. On a CPU a
-    trial decides: whether bfloat16 or float32 is quicker, and which engine, differs from one make of CPU to the next
-    (LSTM 2 x 512 in bfloat16 over float32: 0.7 times the speed on one with AVX-512 and no AMX, 1.7 on another).
+    A trial decides whether bfloat16 or float32 is quicker: cuDNN before 9.13 has no RNN in bfloat16, and of CPUs each
+    make differs (LSTM 2 x 512 in bfloat16 over float32: 0.7 times the speed on one with AVX-512 and no AMX, 1.7 on
+    another). On a GPU the engine is PyTorch's kernels, which take whole windows at once; on a CPU the trial decides.
 
-    Raises ConfigError if the engine is to be `compiled` and cannot be.
+    Raises ConfigError if the engine is to be `compiled` and cannot be, or `written` on mps.
     """
     device = network.device
-    on_cpu = device.type == "cpu"
-    engines = ("written", "torch", "compiled") if on_cpu else ("torch",)
+    if device.type == "mps" and config.engine == "written":
+        raise ConfigError(
+            "training.engine = 'written': it writes gradients into parts of tensors, which PyTorch on mps gets wrong; "
+            "expected 'auto', 'torch' or 'reference'"
+        )
+    engines = ("written", "torch", "compiled") if device.type == "cpu" else ("torch",)
     engines = engines if config.engine == "auto" else (config.engine,)
     if config.precision != "auto":
         dtypes, why = [getattr(torch, config.precision)], "as configured"
     elif not has_bfloat16(device):
         dtypes, why = [torch.float32], f"this {device.type} has no bfloat16 of its own"
-    elif on_cpu:
-        dtypes, why = [torch.float32, torch.bfloat16], ""
     else:
-        dtypes, why = [torch.bfloat16], "the GPU has bfloat16"
+        dtypes, why = [torch.float32, torch.bfloat16], ""
     if engines == ("compiled",):
         kernels_for(dtypes[0], device)  # or it is said why there are none
     every = [Execution(engine, dtype) for dtype in dtypes for engine in engines]
@@ -110,7 +125,7 @@ def _fastest(network: CharRNN, candidates: list[Execution], shape: Shape) -> tup
         for other in candidates
         if other != best
     )
-    return best, f"in a trial on this CPU {others}"
+    return best, f"in a trial on this {'CPU' if network.device.type == 'cpu' else 'GPU'} {others}"
 
 
 def _in_words(execution: Execution) -> str:
@@ -120,7 +135,8 @@ def _in_words(execution: Execution) -> str:
 def has_bfloat16(device: torch.device) -> bool:
     """Whether it multiplies bfloat16 in hardware, as far as can be told."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and cpu_has_bfloat16()
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import torch
 
 from charrnn.model.network import CharRNN
-from charrnn.model.readout import BLOCK
-from charrnn.training.memory import copies_of_weights
+from charrnn.training.memory import copies_of_weights, window_bytes
 from charrnn.training.reporting import counted, duration
 from charrnn.training.session import Session
 
@@ -103,17 +102,12 @@ def _shapes(tensors: dict[str, Any]) -> str:
 
 
 def _memory(session: Session) -> float:
-    """Bytes: the weights and what goes with them; ids; what is kept of a window for the backward pass; logits.
-
-    Kept of each layer and character: the gates and their gradients, the states and theirs.
-    """
-    network, shape = session.network, session.minibatches.shape
-    model, cells = session.config.model, shape.batch_size * shape.seq_length
-    weights = copies_of_weights(session.config) * sum(parameter.numel() for parameter in network.parameters())
-    window = cells * model.num_layers * model.hidden_size * (2 * network.cell.gates + 2 * network.cell.states)
-    logits = 2 * min(cells * network.vocabulary_size, max(BLOCK, network.vocabulary_size))  # a block's, see readout.py
+    """Bytes: the weights and what goes with them; what is kept of a window; ids."""
+    config, network = session.config, session.network
+    weights = copies_of_weights(config) * sum(parameter.nbytes for parameter in network.parameters())
+    window = window_bytes(config, network.vocabulary_size, session.minibatches.shape)
     ids = sum(part.nbytes for part in (session.dataset.training, session.dataset.validation, session.dataset.test))
-    return float(network.readout.weight.itemsize * (weights + window + logits) + ids)
+    return float(weights + window + ids)
 
 
 def _measured_speed(session: Session) -> float:

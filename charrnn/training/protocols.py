@@ -8,7 +8,7 @@ from charrnn.model.network import CharRNN
 from charrnn.text.dataset import Dataset
 from charrnn.text.vocabulary import Ids
 from charrnn.training.dynamic import Adaptation, evaluate_dynamically
-from charrnn.training.evaluation import Tempered, evaluate_in_windows, own_execution, summed_nats
+from charrnn.training.evaluation import Tempered, evaluate_in_windows, summed_nats
 from charrnn.training.temperature import at_temperature, best_temperature
 
 _LONGEST_WINDOW = 1_000_000
@@ -40,7 +40,7 @@ class Protocols:
         """Whether the text that the model was trained on is needed, whichever text is evaluated."""
         return self.dynamic is not None or self.tune_temperature
 
-    def require(self, lanes: int, quantized: bool) -> None:
+    def require(self, lanes: int, quantized: bool, by_equations: bool) -> None:
         """Raise ConfigError where another option leaves nothing to ask for."""
         name = "window" if self.window is not None else "dynamic" if self.dynamic is not None else ""
         if name and lanes != 1:
@@ -48,6 +48,8 @@ class Protocols:
             raise ConfigError(f"{name} with lanes = {lanes}: {why[name]}; leave lanes at 1")
         if quantized and (name or self.tune_temperature):
             raise ConfigError(f"quantize with {name or 'tune_temperature'}: it is for the weights as they are trained")
+        if by_equations and self.tune_temperature:
+            raise ConfigError("tune_temperature: it has a readout of its own, not that of a model of engine reference")
 
     def found(self, network: CharRNN, ids: Ids, lanes: int, own: Dataset | None) -> dict[str, Any]:
         """What each came to on a stream, under the name of its field in Evaluation.
@@ -58,7 +60,7 @@ class Protocols:
         found: dict[str, Any] = {}
         if own is not None and self.tune_temperature:
             temperature = best_temperature(network, own.split("validation"))
-            nats = summed_nats(at_temperature(network, temperature), ids, own_execution(network), lanes)
+            nats = summed_nats(at_temperature(network, temperature), ids, network.own_execution, lanes)
             found["tempered"] = Tempered(nats, len(ids) - 1, temperature)
         if self.window is not None:
             found["windowed"] = evaluate_in_windows(network, ids, self.window)

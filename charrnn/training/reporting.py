@@ -21,7 +21,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.text import Text
 
 from charrnn.errors import CheckpointError, missing, quoted
-from charrnn.training.evaluation import Evaluation
+from charrnn.training.evaluation import Evaluation, Score
 from charrnn.training.runs import Run
 
 _PLAIN_SECONDS = 10.0
@@ -113,8 +113,10 @@ class LiveView:
         elapsed = time.perf_counter() - self._started
         parts = [f"{duration(self._seconds_left(progress, elapsed))} left"]
         if self._report:
-            nats = self._report["nats_per_char"]
-            parts.append(f"train {nats:.3f} nats = {nats / math.log(2):.2f} bits")
+            train = Score(self._report["nats_per_char"], 1)
+            parts.append(f"train {train.nats_per_char:.3f} nats = {train.bits_per_char:.2f} bits")
+            if self._validation is None:
+                parts.append(f"perplexity {train.perplexity:.2f}")
         if self._validation is not None:
             best = "" if self._best is None else f" best {self._best:.3f}"
             parts.append(f"val {self._validation:.3f}{best}")
@@ -167,10 +169,11 @@ class PlainView:
         if report is None or (soon and progress < 1):
             return
         self._last_line = time.perf_counter()
-        nats = report["nats_per_char"]
+        train = Score(report["nats_per_char"], 1)
         self._print(
-            f"{min(progress, 1):4.0%}  step {report['step']:,}  epoch {report['epoch']:.2f}  train {nats:.4f} nats/char"
-            f" = {nats / math.log(2):.3f} bits  {report['chars_per_second']:,} chars/s"
+            f"{min(progress, 1):4.0%}  step {report['step']:,}  epoch {report['epoch']:.2f}  "
+            f"train {train.nats_per_char:.4f} nats/char = {train.bits_per_char:.3f} bits, "
+            f"perplexity {train.perplexity:.2f}  {report['chars_per_second']:,} chars/s"
         )
 
     def evaluated(self, step: int, progress: float, evaluation: Evaluation, is_best: bool) -> None:
@@ -189,6 +192,16 @@ def make_view() -> View:
     if console.is_terminal and not console.is_dumb_terminal:
         return LiveView(console)
     return PlainView(sys.stderr if sys.stderr is not None else io.StringIO())
+
+
+def say_if_heard(view: View) -> Callable[[str, str], None]:
+    """A view's `say`, without an error where nobody can read it any more (a closed pipe, a full disk)."""
+
+    def say(label: str, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            view.say(label, text)
+
+    return say
 
 
 @dataclass

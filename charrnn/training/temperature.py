@@ -14,7 +14,7 @@ from charrnn.model.network import CharRNN
 from charrnn.model.readout import sharpness_derivatives
 from charrnn.text.minibatches import lane_bounds
 from charrnn.text.vocabulary import Ids
-from charrnn.training.evaluation import evaluating, own_execution, pieces, primed_state, quick_lanes
+from charrnn.training.evaluation import evaluating, pieces, primed_state, quick_lanes
 
 _BOUNDS = (1 / 20, 20.0)
 """Between which 1/T is searched: a text that the network predicts without an error has no best T above zero."""
@@ -29,7 +29,7 @@ def best_temperature(network: CharRNN, ids: Ids) -> float:
     The nats are convex in 1/T: Newton's steps find their least in a few readings of the stream, and where a step would
     leave the bounds within which it is known to lie, these are halved. Read in lanes, as evaluations during training.
     """
-    execution = own_execution(network)
+    execution = network.own_execution
     low, high = _BOUNDS
     beta = 1.0
     while True:

@@ -25,8 +25,9 @@ from charrnn.grid.combinations import combine
 from charrnn.grid.folder import Grid, Outcome
 from charrnn.grid.running import Width
 from charrnn.training import checkpoint, loop
+from charrnn.training.reporting import say_if_heard
 from charrnn.training.runs import Run
-from tests.conftest import SMALL
+from tests.conftest import SMALL, SilentView
 from tests.training.test_loop import assert_same_tensors, without_time
 
 SETTINGS = [argument for key, value in SMALL.items() for argument in ("--set", f"{key}={value}")]
@@ -313,6 +314,24 @@ def test_a_child_that_ends_well_but_leaves_no_run_is_a_failure(text, monkeypatch
     FakeChildren(monkeypatch, "pass")
     assert run(text, "--vary", "seed=1", "--output", "here").exit_code == 1
     assert "no such checkpoint" in Grid.existing(Path("here")).record.runs[0].reason
+
+
+def test_a_grid_that_nobody_hears_any_more_trains_on(done, text):
+    """As behind `| head`."""
+    shutil.copytree(done[0], "here")
+    grid, said = Grid.existing(Path("here")), []
+
+    class Unheard(SilentView):
+        def say(self, label: str, text: str) -> None:
+            said.append(label)
+            raise BrokenPipeError
+
+    trainer = running._Trainer(grid, Width(1, 1), say_if_heard(Unheard()))
+    trainer.waiting = [GOOD[0]]
+    grid.note(GOOD[0], status="unfinished")
+    trainer.loop()
+    assert said == ["resumed", "finished"]
+    assert outcomes("here")[GOOD[0]] == "finished"
 
 
 @POSIX_ONLY

@@ -2,6 +2,7 @@
 
 import ctypes
 import errno
+import os
 import shlex
 import stat
 import subprocess
@@ -292,6 +293,26 @@ def test_where_nobody_is_at_home_the_cache_is_a_passing_one(anew, monkeypatch):
     monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("no home")))
     assert compiling.usable_kernels(torch.float32, CPU)
     assert not anew.exists()
+
+
+def test_a_cache_that_can_only_be_read_is_read(anew, monkeypatch):
+    compiling.kernels_for(torch.float32, CPU)
+    compiling._compiled.cache_clear()
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    commands, said = [], compiling._said
+    monkeypatch.setattr(compiling, "_said", lambda command: commands.append(command) or said(command))
+    assert compiling.usable_kernels(torch.float32, CPU)
+    assert all("-E" in command for command in commands)
+
+
+@pytest.mark.parametrize(
+    ("machine", "first"), [("amd64", "-march=native"), ("x86_64", "-march=native"), ("riscv64", "-mcpu=native")]
+)
+def test_where_the_compiler_knows_no_options_for_this_cpu_those_for_any_do(machine, first, monkeypatch):
+    monkeypatch.setattr(compiling.platform, "machine", lambda: machine)
+    variants = compiling._variants()
+    assert variants[0][0] == first
+    assert variants[-1] == ()
 
 
 def test_a_cache_that_others_may_write_to_is_not_trusted(anew, tmp_path):

@@ -11,7 +11,7 @@ from charrnn.model.compiled_stepper import CompiledStepper
 from charrnn.model.compiling import usable_kernels
 from charrnn.model.network import CharRNN
 from charrnn.model.products import can_quantize
-from charrnn.model.stepper import stepper_for, worth_quantizing
+from charrnn.model.stepper import EquationStepper, stepper_for, worth_quantizing
 from charrnn.model.tensor_stepper import TensorStepper
 from charrnn.sampling.choosing import Choosing, choose
 from tests.conftest import has_int8, needs_compiler
@@ -54,6 +54,21 @@ def test_steps_give_the_logits_of_the_window(cell, depth, embedding, lanes, hidd
     tolerance = 1e-11 if dtype == torch.float64 else 2e-4
     for ids_B, expected_BV in zip(ids_TB, expected, strict=True):
         torch.testing.assert_close(stepper.step(ids_B), expected_BV, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("embedding", [None, 7])
+def test_a_network_that_runs_by_its_equations_steps_by_them(embedding, lanes):
+    options = {"input": "embedding", "embedding_size": embedding} if embedding else {}
+    network = CharRNN(ModelConfig(cell="gru", num_layers=2, hidden_size=5, dropout=0.9, **options), VOCABULARY)
+    network = perturbed(network.initialise(0))
+    ids_TB = torch.randint(VOCABULARY, (13, lanes), generator=torch.Generator().manual_seed(1))
+    expected_TBV, _ = network.eval()(ids_TB)
+    network.train().by_equations = True  # a sample on the way knows no dropout
+    stepper = stepper_for(network, network.zero_state(1), lanes)
+    assert isinstance(stepper, EquationStepper)
+    torch.testing.assert_close(torch.stack([stepper.step(ids_B) for ids_B in ids_TB]), expected_TBV)
+    torch.testing.assert_close(stepper.logits(), expected_TBV[-1])
 
 
 def test_stepping_changes_neither_the_state_it_began_from_nor_the_weights(way):
@@ -222,16 +237,18 @@ def test_c_draws_something_from_what_is_no_number():
     assert ((drawn_TB > 0) & (drawn_TB < VOCABULARY)).all()
 
 
-def test_a_stepper_keeps_the_weights_that_it_was_made_with(way):
-    network = made("gru")
-    stepper = stepper_for(network, network.zero_state(1), 2)
+@pytest.mark.parametrize("ids", [[1], [1, 2]], ids=str)
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_a_stepper_keeps_the_weights_that_it_was_made_with(cell, ids, way):
+    network, lanes = made(cell), len(ids)
+    stepper = stepper_for(network, network.zero_state(1), lanes)
     before_BV = stepper.logits().clone()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 1
     torch.testing.assert_close(stepper.logits(), before_BV)
-    untouched = stepper_for(made("gru"), network.zero_state(1), 2)
-    torch.testing.assert_close(stepper.step(torch.tensor([1, 2])), untouched.step(torch.tensor([1, 2])))
+    untouched = stepper_for(made(cell), network.zero_state(1), lanes)
+    torch.testing.assert_close(stepper.step(torch.tensor(ids)), untouched.step(torch.tensor(ids)))
 
 
 @needs_compiler

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from charrnn.errors import CharrnnError, ConfigError, TextError
-from charrnn.memory import longest_text, machine_memory
+from charrnn.limits import longest_text, machine_memory
 from charrnn.text import reading
 from charrnn.text.reading import Text, read_paths
 from charrnn.text.vocabulary import Vocabulary

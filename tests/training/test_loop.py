@@ -6,16 +6,18 @@ import math
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 import charrnn
-from charrnn import cli
+from charrnn import __version__, cli
 from charrnn.config import Config, load_config
 from charrnn.errors import CheckpointError, ConfigError, Interrupted, TextError, TrainingError
 from charrnn.text.dataset import load_dataset
-from charrnn.training import checkpoint, loop
+from charrnn.text.minibatches import Shape
+from charrnn.training import checkpoint, loop, memory
 from charrnn.training.divergence import Diverged
 from charrnn.training.evaluation import evaluate, quick_lanes
 from charrnn.training.memory import keep_freed_memory, memory_apart
@@ -396,6 +398,45 @@ def test_a_resumed_run_refuses_another_text_under_the_same_name(small_config, vi
         loop.resume(view, folder / "run", [], None)
 
 
+def test_a_text_that_was_moved_is_gone_on_with_where_it_is_now(small_config, view, folder, text_file):
+    loop.train(small_config, view, folder / "run")
+    text_file.rename(folder / "moved.txt")
+    with pytest.raises(TextError, match="if it was moved, name where it is now: charrnn train --resume --set source="):
+        loop.resume(view, folder / "run", [], "50 steps")
+    run = loop.resume(view, folder / "run", ["source=moved.txt"], "50 steps")
+    assert load_config(run.config).corpus.sources == ["moved.txt"]
+    assert checkpoint.step_of(run.last) == 50
+
+
+def test_the_log_tells_what_the_figures_of_each_sitting_hang_on(small_config, view, folder):
+    loop.train(small_config, view, folder / "run")
+    run = loop.resume(view, folder / "run", ["engine=written"], "50 steps")
+    start, resume = (one for one in records(run, "event") if one["event"] in ("start", "resume"))
+    assert [one["placement"]["engine"] for one in (start, resume)] == ["torch", "written"]
+    assert {one["placement"]["dtype"] for one in (start, resume)} == {"float32"}
+    assert resume["config"]["training"]["budget"] == "50 steps"
+    assert start["charrnn"] == __version__
+
+
+def test_windows_that_the_memory_cannot_hold_are_refused(small_config, monkeypatch):
+    needed = memory.window_bytes(small_config, 40, Shape(4, 11))
+    monkeypatch.setattr(memory, "machine_memory", lambda: 10 * needed)
+    loop.prepare(small_config)
+    for wide in ("batch_size=200", "seq_length=400"):
+        with pytest.raises(ConfigError, match=r"training.batch_size = \d+, training.seq_length = \d+: windows of"):
+            loop.prepare(with_settings(small_config, wide))
+
+
+def test_what_samples_need_is_compiled_before_the_clock_runs(small_config, monkeypatch):
+    asked = Mock()
+    monkeypatch.setattr(loop, "usable_kernels", lambda *which: asked(monkeypatch.setattr(loop, "Session", Mock())))
+    loop.prepare(with_settings(small_config, "samples=0"))
+    assert not asked.called
+    loop.prepare(small_config)
+    assert asked.called
+    assert loop.Session.called
+
+
 def test_a_run_is_never_overwritten(small_config, view, folder):
     loop.train(small_config, view, folder / "run")
     with pytest.raises(ConfigError, match=r"holds a run already"):
@@ -507,6 +548,7 @@ def test_without_validation_text_the_last_model_is_the_one_there_is(small_config
     assert not run.best.exists()
     assert run.last.exists()
     assert view.evaluations == []
+    assert ("", f"charrnn evaluate {run.folder} --split training") in view.said
 
 
 @pytest.mark.parametrize("text", ["ab", "a", "", "aaaaaaaaaaaaaaaaaaaa", "ab\n" * 9])

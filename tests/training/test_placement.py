@@ -1,5 +1,7 @@
 """Where and how a network runs, and what is said of it."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 
@@ -108,6 +110,35 @@ def test_a_device_that_is_not_here_is_refused():
     for wanted in ("tpu", "cuda:99", "nonsense:x"):
         with pytest.raises(ConfigError, match=f"device {wanted}: not to be had here"):
             choose_device(wanted)
+
+
+def test_a_gpu_that_this_torch_has_no_kernels_for_is_left_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", Mock(side_effect=RuntimeError("CUDA error: no kernel image is available")))
+    assert choose_device("auto") == torch.device("cpu")
+    monkeypatch.setattr(torch, "ones", Mock(side_effect=RuntimeError("CUDA error: out of memory")))
+    with pytest.raises(RuntimeError, match="out of memory"):  # which is no reason to train elsewhere
+        choose_device("auto")
+    monkeypatch.setattr(torch, "ones", Mock())
+    assert choose_device("auto") == torch.device("cuda")
+
+
+def test_a_gpu_with_bfloat16_takes_it_only_where_a_trial_shows_it_to_be_faster(monkeypatch):
+    monkeypatch.setattr(CharRNN, "device", torch.device("cuda"))
+    monkeypatch.setattr(placement, "has_bfloat16", lambda device: True)
+    for half, taken in ((0.5, torch.bfloat16), (3.0, torch.float32)):
+        seconds = {torch.float32: 1.0, torch.bfloat16: half}
+        monkeypatch.setattr(placement, "_pass", lambda network, execution, shape, s=seconds: s[execution.dtype])
+        found = choose_placement(network(), TrainingConfig(), SHAPE)
+        assert found.execution == Execution("torch", taken)
+        assert "in a trial on this GPU" in found.reason
+
+
+def test_gradients_that_mps_may_get_wrong_are_not_trained_by(monkeypatch):
+    monkeypatch.setattr(CharRNN, "device", torch.device("mps"))
+    with pytest.raises(ConfigError, match=r"training.engine = 'written': .* expected 'auto', 'torch' or 'reference'"):
+        choose_placement(network(), TrainingConfig(engine="written"), SHAPE)
+    assert choose_placement(network(), TrainingConfig(), SHAPE).execution == Execution("torch", torch.float32)
 
 
 def test_float64_is_refused_where_there_is_none():

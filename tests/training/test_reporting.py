@@ -45,7 +45,7 @@ def test_the_plain_view_writes_whole_lines_even_to_a_narrow_encoding():
     view.close()
     text = raw.getvalue().decode("ascii")
     assert "Gr\\xf6\\xdfe \\u241b[2J" in text
-    assert "50%  step 7  epoch 0.50  train 2.0000 nats/char = 2.885 bits  1,234 chars/s" in text
+    assert "50%  step 7  epoch 0.50  train 2.0000 nats/char = 2.885 bits, perplexity 7.39  1,234 chars/s" in text
     assert "50%  step 7  validation 1.6000 nats/char = 2.308 bits, perplexity 4.95  best" in text
     assert "ein Beispiel \\u20ac" in text
 
@@ -85,6 +85,7 @@ def test_the_live_view_shows_the_figures_and_takes_brackets_in_a_text_for_text()
     view.say("note", "[bold]not markup[/bold]")
     view.update(0.25, None)
     view.update(0.5, REPORT)
+    assert "perplexity 7.39" in view._figures(0.5)  # as long as nothing is held out
     view.evaluated(7, 0.5, FOUND, True)
     view.update(0.6, None)
     view.sample(7, "[red]x[/red]")

@@ -54,6 +54,13 @@ def test_the_fastest_number_takes_nearly_all_steps(monkeypatch, seconds, fastest
     assert machine.count == fastest  # outside of steps too
 
 
+def test_from_many_threads_to_few_it_is_not_far(monkeypatch):
+    """A container's share of two cores on a machine of 64: all threads wait for those that are not run."""
+    machine, chosen = Machine(monkeypatch, {64: 32.0, 32: 16.0, 16: 8.0, 8: 4.0, 4: 2.0, 2: 1.0, 1: 1.5}), Threads(64)
+    machine.steps(chosen, 100)
+    assert chosen.count == 2
+
+
 def test_a_step_that_fails_decides_no_duel(monkeypatch):
     """Else the side with fewer steps would have needed less time."""
     machine, chosen = Machine(monkeypatch, {2: 1.0, 1: 1.1}), Threads(2)
