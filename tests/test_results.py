@@ -85,6 +85,13 @@ def test_a_shipped_recipe_names_the_figure_of_the_run_it_is_taken_from(name):
     assert Budget.parse(config.training.budget).epochs == pytest.approx(run["epoch"], rel=0.005)
 
 
+def test_a_shipped_recipe_names_what_its_seeds_came_to():
+    for line in map(json.loads, (RESULTS / "configs.jsonl").read_text(encoding="utf-8").splitlines()):
+        said = (ROOT / "configs" / f"{line['config']}.yaml").read_text(encoding="utf-8").replace("\n#", "")
+        *most, last = (f"{run['nats_per_char']:.3f}" for run in line["runs"])
+        assert f"seeds 0, 1 and 2 came to {', '.join(most)} and {last}" in said
+
+
 def test_the_runs_that_the_recipe_is_fitted_to_are_of_settings_that_exist():
     for line in (RESULTS / "recipe.jsonl").read_text(encoding="utf-8").splitlines():
         run = json.loads(line)
