@@ -451,9 +451,7 @@ def evaluate(
     trained = _load(model, device, quantize)
     if text is not None and split is None:
         corpus = trained.config.corpus
-        _refuse_encoding_of_bytes(encoding, corpus.level)
-        how = {"level": corpus.level, "encoding": encoding or "utf-8", "newlines": corpus.newlines}
-        other = _read([text], ["encoding"], **how)
+        other = _read([text], corpus.level, encoding, corpus.newlines, ["encoding"])
         if trained.was_trained_on(other.content):
             typer.echo("the model was trained on this text; --split validation evaluates what was held out", err=True)
         found, kind, what = trained.evaluate(other.content, lanes, **asked), "text", other.name
@@ -489,22 +487,19 @@ def _as_options(text: str, *names: str) -> str:
     return text
 
 
-def _read(texts: list[str], options: list[str], **how: Any) -> "Text":
+def _read(texts: list[str], level: str, encoding: str | None, newlines: str, options: list[str]) -> "Text":
     """A text that is no run's; what there is to say about it goes to stderr. options: see `_as_options`."""
     from charrnn.text import corpora
 
+    if encoding is not None and level == "byte":
+        raise ConfigError(f"--encoding {encoding}: at level byte a text is taken as it is; leave the option out")
     try:
-        text = corpora.load(texts, **how)
+        text = corpora.load(texts, level=level, encoding=encoding or "utf-8", newlines=newlines)
     except (ConfigError, TextError) as error:
         raise type(error)(_as_options(str(error), *options)) from None
     for note in text.notes:
         typer.echo(_as_options(note, *options), err=True)
     return text
-
-
-def _refuse_encoding_of_bytes(encoding: str | None, level: str) -> None:
-    if encoding is not None and level == "byte":
-        raise ConfigError(f"--encoding {encoding}: at level byte a text is taken as it is; leave the option out")
 
 
 def _print_evaluation(trained: "TrainedModel", found: "Evaluation", what: str, on_validation: bool) -> None:
@@ -742,9 +737,7 @@ def describe(
     """Count what is in a text: characters, lines, the rarest and the most common, the entropy."""
     from charrnn.text import corpora
 
-    _refuse_encoding_of_bytes(encoding, level.value)
-    how = {"level": level.value, "encoding": encoding or "utf-8", "newlines": "normalise"}
-    found = corpora.describe(_read(texts, ["encoding", "level"], **how))
+    found = corpora.describe(_read(texts, level.value, encoding, "normalise", ["encoding", "level"]))
     if as_json:
         typer.echo(json.dumps(found))
         return

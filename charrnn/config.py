@@ -753,10 +753,9 @@ def _expected(problem: Any) -> str:
 
 def _or_null(problem: Any) -> str:
     """That null will do too, for an option that may be."""
-    section, key = (*problem["loc"][:2], "", "")[:2]
-    known = Config.model_fields.get(section)
-    field = known.annotation.model_fields.get(key) if known else None  # type: ignore[union-attr]
-    return ", or null" if field is not None and type(None) in get_args(field.annotation) else ""
+    section, key = problem["loc"][:2]
+    option = Config.model_fields[section].annotation.model_fields[key]  # type: ignore[union-attr]
+    return ", or null" if type(None) in get_args(option.annotation) else ""
 
 
 def _nearest(name: str, above: Key = ()) -> str:
